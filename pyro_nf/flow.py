@@ -1,0 +1,318 @@
+"""The contract of a flow, what is built from flows, and the distribution of a flow's output."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution, TransformModule
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+__all__ = ["Adapted", "Chain", "Conditioned", "Flow", "FlowDistribution", "Inverse"]
+
+
+class Flow(TransformModule):
+    r"""A bijection of R^D which returns its value and its log-determinant together.
+
+    A flow runs from noise to posterior. To write one, inherit, call
+    ``super().__init__(dim, context_dim)``, make the parameters with
+    :class:`~pyro_nf.nets.Params`, and implement :meth:`forward_and_log_det`;
+    :meth:`inverse_and_log_det` is optional. It should start as (nearly) the identity.
+    Everything that Pyro and torch ask of a transform is derived here.
+    ``pyro_nf.testing.check_flow`` tests the result.
+
+    Nothing computed is kept in a flow, so it can be copied, pickled and trained at any time.
+
+    Arguments:
+        dim: The dimension :math:`D`.
+        context_dim: The size of a context on which the parameters depend; 0 for none.
+
+    Example:
+        >>> class Shift(Flow):
+        ...     def __init__(self, dim, context_dim=0):
+        ...         super().__init__(dim, context_dim)
+        ...         self.params = Params(context_dim, by=(dim,))
+        ...
+        ...     def forward_and_log_det(self, x, context=None):
+        ...         (by,) = self.params(context)
+        ...         return x + by, torch.zeros_like(x[..., 0])
+        >>> Shift(3)(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+    """
+
+    domain: ClassVar[constraints.Constraint] = constraints.real_vector
+    codomain: ClassVar[constraints.Constraint] = constraints.real_vector
+    bijective = True
+
+    def __init__(self, dim: int, context_dim: int = 0) -> None:
+        for name, size, least in (("dim", dim, 1), ("context_dim", context_dim, 0)):
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{name} must be an int, got {size!r}")
+            if size < least:
+                raise ValueError(f"{name} must be at least {least}, got {size}")
+        super().__init__()
+        self.dim = dim
+        self.context_dim = context_dim
+
+    @abstractmethod
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""The value :math:`y = f(x)` and :math:`\log |\det \partial y / \partial x|`.
+
+        Arguments:
+            x: The input, with shape ``(*, D)``.
+            context: The context, with shape ``(*, context_dim)``.
+
+        Returns:
+            The value, with shape ``(*, D)``, and the log-determinant, with shape ``(*,)``.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define forward_and_log_det(x, context)"
+        )
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""The input :math:`x = f^{-1}(y)` and :math:`\log |\det \partial x / \partial y|`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no inverse, which scoring a value that the flow has not "
+            "just produced needs; define inverse_and_log_det(y, context), or score fresh samples"
+        )
+
+    def condition(self, context: Tensor) -> "Conditioned":
+        """This flow with its context fixed."""
+        return Conditioned(self, context)
+
+    @property
+    def inv(self) -> "Flow":
+        """The inverse, a flow and hence a module whose parameters are found and trained."""
+        return Inverse(self)
+
+    def with_cache(self, cache_size: int = 1) -> "Flow":
+        """This flow: nothing is cached, so there is nothing to switch on."""
+        return self
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.forward_and_log_det(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_log_det(y)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The log-determinant at x, with shape ``(*,)``; y is not needed."""
+        return self.forward_and_log_det(x)[1]
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, context_dim={self.context_dim}" if self.context_dim else str(self.dim)
+
+
+class Chain(Flow):
+    """Flows one after the other, the first nearest to the noise.
+
+    Arguments:
+        flows: At least one flow; all of the same dimension and, where they use one, context.
+    """
+
+    def __init__(self, flows: Iterable[Flow]) -> None:
+        flows = list(flows)
+        if not flows:
+            raise ValueError("a chain needs at least one flow, got none")
+        dims = sorted({flow.dim for flow in flows})
+        contexts = sorted({flow.context_dim for flow in flows} - {0})
+        for name, sizes in (("dim", dims), ("context_dim", contexts)):
+            if len(sizes) > 1:
+                raise ValueError(f"the flows of a chain must agree on {name}, got {sizes}")
+        super().__init__(dims[0], contexts[0] if contexts else 0)
+        self.flows = nn.ModuleList(flows)
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(self.flows)  # type: ignore[arg-type]  # ModuleList knows only Module
+
+    def __len__(self) -> int:
+        return len(self.flows)
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._run(x, context, inverse=False)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._run(y, context, inverse=True)
+
+    def _run(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        total: Tensor | None = None
+        for flow in reversed(list(self)) if inverse else self:
+            step = flow.inverse_and_log_det if inverse else flow.forward_and_log_det
+            x, log_det = step(x, context if flow.context_dim else None)
+            total = log_det if total is None else total + log_det
+        assert total is not None  # a chain is never empty
+        return x, total
+
+
+class Inverse(Flow):
+    """A flow run backwards."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__(flow.dim, flow.context_dim)
+        self.flow = flow
+
+    @property
+    def inv(self) -> Flow:
+        return self.flow
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.flow.inverse_and_log_det(x, context)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.flow.forward_and_log_det(y, context)
+
+
+class Conditioned(Flow):
+    """A view of a flow with its context fixed, of shape ``(*, context_dim)``."""
+
+    def __init__(self, flow: Flow, context: Tensor) -> None:
+        super().__init__(flow.dim)
+        self.flow = flow
+        self.context = context
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.flow.forward_and_log_det(x, self.context)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.flow.inverse_and_log_det(y, self.context)
+
+
+class Adapted(Flow):
+    """A plain Pyro or torch transform as a flow.
+
+    Elementwise transforms have their log-determinants summed; a log-determinant whose shape
+    contradicts the transform's ``event_dim`` is refused. Parameters inside composed, inverted
+    and independent transforms are found and trained. What Pyro's transforms cache is cleared
+    after each use, since it goes stale when the parameters move.
+
+    Arguments:
+        transform: A bijective transform of scalars or vectors.
+        dim: The dimension :math:`D`.
+    """
+
+    def __init__(self, transform: Transform, dim: int) -> None:
+        super().__init__(dim)
+        name = type(transform).__name__
+        if not transform.bijective:
+            raise ValueError(f"{name} is not bijective, so it has no density; use a bijection")
+        self._event_dim = max(transform.domain.event_dim, transform.codomain.event_dim)
+        if self._event_dim > 1:
+            raise ValueError(
+                f"{name} acts on events of {self._event_dim} dimensions; a flow acts on vectors: "
+                "declare domain = codomain = constraints.real_vector"
+            )
+        self.transform = transform
+        if not isinstance(transform, nn.Module):  # torch would not look for parameters in it
+            inner = list(walk(transform))
+            self.inner = nn.ModuleList(part for part in inner if isinstance(part, nn.Module))
+            held = [value for part in inner for value in vars(part).values()]
+            self.held = nn.ParameterList(v for v in held if isinstance(v, nn.Parameter))
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        y = self.transform(x)
+        return y, self._log_det(x, y)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        try:
+            x = self.transform.inv(y)
+        except (KeyError, NotImplementedError) as error:
+            raise NotImplementedError(
+                f"{type(self.transform).__name__} cannot invert a value that it has not just "
+                "produced; use a flow with an inverse, such as those of pyro_nf.flow_names()"
+            ) from error
+        return x, -self._log_det(x, y)
+
+    def _log_det(self, x: Tensor, y: Tensor) -> Tensor:
+        log_det = self.transform.log_abs_det_jacobian(x, y)
+        for part in walk(self.transform):
+            for name in [name for name in vars(part) if name.startswith("_cached_")]:
+                setattr(part, name, (None, None) if name == "_cached_x_y" else None)
+        expected = x.shape[:-1] if self._event_dim else x.shape
+        if log_det.shape != expected or y.shape != x.shape:
+            raise ValueError(
+                f"{type(self.transform).__name__} declares event_dim={self._event_dim} and maps "
+                f"{tuple(x.shape)} to {tuple(y.shape)} with a log-determinant of shape "
+                f"{tuple(log_det.shape)}; expected {tuple(x.shape)} and {tuple(expected)}. For one "
+                "log-determinant a vector, declare domain = codomain = constraints.real_vector; "
+                "for one an element, constraints.real"
+            )
+        return log_det if self._event_dim else log_det.sum(-1)
+
+
+def walk(transform: Transform) -> Iterator[Transform]:
+    """The transform and all that it is composed of."""
+    yield transform
+    values = [*vars(transform).values()]
+    if isinstance(transform, nn.Module):
+        values += transform.children()
+    for value in values:
+        for item in value if isinstance(value, list | nn.ModuleList) else [value]:
+            if isinstance(item, Transform):
+                yield from walk(item)
+
+
+class FlowDistribution(TorchDistribution):
+    r"""The distribution of :math:`y = f(x)`, with :math:`x` from a base distribution.
+
+    .. math:: \log q(y) = \log p(x) - \log |\det \partial f / \partial x|
+
+    A sample is scored in the pass that makes it: its log density waits here, in the
+    distribution, for the call of :meth:`log_prob` with that very tensor. Other values are
+    scored through the flow's inverse.
+
+    Arguments:
+        base: A distribution over vectors.
+        flow: The flow, its context fixed.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, base: TorchDistribution, flow: Flow) -> None:
+        self.base = base
+        self.flow = flow
+        self._sample: tuple[Tensor, Tensor, bool] | None = None
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
+        """The same distribution with a larger batch shape."""
+        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.flow)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
+        x = self.base.rsample(torch.Size(sample_shape))
+        y, log_det = self.flow.forward_and_log_det(x)
+        y = y.contiguous()  # Pyro's autoguides cut sites out of it with Tensor.view
+        self._sample = y, self.base.log_prob(x) - log_det, torch.is_grad_enabled()
+        return y
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density at a value of shape ``(*, D)``, with shape ``(*,)``."""
+        if self._sample is not None:
+            sample, log_prob, with_grad = self._sample
+            if value is sample and (with_grad or not torch.is_grad_enabled()):
+                return log_prob
+        x, log_det = self.flow.inverse_and_log_det(value)
+        return self.base.log_prob(x) + log_det

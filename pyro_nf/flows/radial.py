@@ -1,0 +1,91 @@
+"""Radial flows."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import elu, softplus
+
+from pyro_nf.flow import Flow
+from pyro_nf.nets import SMALL, Params
+from pyro_nf.registry import register
+
+__all__ = ["Radial"]
+
+MARGIN = 1e-3  # beta / alpha stays above -1 + MARGIN, so that rounding cannot close the gap
+
+
+@register("radial")
+class Radial(Flow):
+    r"""A radial flow: space is stretched around one centre.
+
+    .. math::
+        y = x + \beta h\, (x - c), \qquad h = \frac{1}{\alpha + r}, \quad r = \|x - c\|
+
+    .. math::
+        \log \det = (D - 1) \log(1 + \beta h) + \log(1 + \alpha \beta h^2)
+
+    It is invertible for :math:`\alpha > 0` and :math:`\beta > -\alpha`, which hold by
+    :math:`\alpha = \mathrm{softplus}(a)` and :math:`\beta = \alpha\, m(b)`, with
+    :math:`m(b) = \max(b, 0) + (1 - 10^{-3}) \min(e^b - 1, 0)`; :math:`b = 0` is the identity. The
+    distance of y from the centre is :math:`s = r (1 + \beta / (\alpha + r))`, so r solves
+    :math:`r^2 + (\alpha + \beta - s) r - \alpha s = 0`.
+
+    References:
+        Variational Inference with Normalizing Flows (Rezende and Mohamed, 2015)
+        https://arxiv.org/abs/1505.05770
+
+    Arguments:
+        dim: The dimension :math:`D`.
+        context_dim: The size of a context on which the centre, a and b depend.
+
+    Example:
+        >>> flow = Radial(3)
+        >>> x = torch.randn(5, 3)
+        >>> y, log_det = flow.forward_and_log_det(x)
+        >>> torch.allclose(flow.inverse_and_log_det(y)[0], x, atol=1e-5)
+        True
+    """
+
+    def __init__(self, dim: int, context_dim: int = 0) -> None:
+        super().__init__(dim, context_dim)
+        # Centres lie among the samples, whose norm is near sqrt(D), and so does the reach alpha.
+        self.params = Params(
+            context_dim,
+            centre=torch.randn(dim),
+            a=torch.tensor(math.sqrt(dim)),
+            b=SMALL * torch.randn(()),
+        )
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        centre, alpha, beta = self._ball(context)
+        away = x - centre
+        h = 1 / (alpha + vector_norm(away, dim=-1))
+        return x + (beta * h).unsqueeze(-1) * away, self._log_det(alpha, beta, h)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        centre, alpha, beta = self._ball(context)
+        away = y - centre
+        s = vector_norm(away, dim=-1)
+        half = (s - alpha - beta) / 2
+        root = torch.sqrt(half * half + alpha * s)
+        # The positive root half + root; where that cancels, as alpha s / (root - half).
+        r = torch.where(half > 0, half + root, alpha * s / (root + half.abs()))
+        h = 1 / (alpha + r)
+        x = centre + away / (1 + beta * h).unsqueeze(-1)
+        return x, -self._log_det(alpha, beta, h)
+
+    def _ball(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The centre, :math:`\alpha > 0` and :math:`\beta > -\alpha`."""
+        centre, a, b = self.params(context)
+        alpha = softplus(a) + torch.finfo(a.dtype).tiny  # softplus underflows to zero
+        return centre, alpha, alpha * elu(b, 1 - MARGIN)
+
+    def _log_det(self, alpha: Tensor, beta: Tensor, h: Tensor) -> Tensor:
+        pull = beta * h
+        return (self.dim - 1) * torch.log1p(pull) + torch.log1p(pull * (alpha * h))

@@ -1,0 +1,122 @@
+"""Parameters and small networks: what a flow's numbers are, or how they follow from a context."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import elu, linear
+
+__all__ = ["MLP", "Params"]
+
+SMALL = 0.01  # spread of parameters that must break a symmetry without moving the start
+
+
+class Params(nn.Module):
+    r"""Named tensors of a flow: free, or affine functions of a context :math:`c`.
+
+    .. math:: \theta(c) = \theta_0 + W c
+
+    All tensors are cut from one vector :math:`\theta`, so that an optimizer and Pyro's
+    parameter store meet one tensor a layer instead of one a name.
+
+    Arguments:
+        context_dim: The size of the context; 0 for free parameters.
+        initial: For each name an initial tensor, or a shape to fill with small normal noise.
+
+    Example:
+        >>> params = Params(0, v=(3,), b=())
+        >>> v, b = params()
+        >>> v.shape, b.shape
+        (torch.Size([3]), torch.Size([]))
+        >>> v, b = Params(2, v=(3,), b=())(torch.zeros(5, 2))
+        >>> v.shape, b.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    def __init__(self, context_dim: int = 0, /, **initial: Tensor | tuple[int, ...]) -> None:
+        super().__init__()
+        values = {
+            name: value if isinstance(value, Tensor) else SMALL * torch.randn(value)
+            for name, value in initial.items()
+        }
+        self.context_dim = context_dim
+        self.shapes = {name: tuple(value.shape) for name, value in values.items()}
+        self.sizes = [value.numel() for value in values.values()]
+        self.theta = nn.Parameter(torch.cat([value.reshape(-1) for value in values.values()]))
+        if context_dim:
+            weight = torch.randn(sum(self.sizes), context_dim)
+            self.weight = nn.Parameter(SMALL * weight / math.sqrt(context_dim))
+
+    def forward(self, context: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The tensors in the order of their declaration, of shape ``(*, *shape)``.
+
+        Arguments:
+            context: The context, with shape ``(*, context_dim)``; None for free parameters.
+        """
+        check_context(context, self.context_dim)
+        theta = self.theta if context is None else linear(context, self.weight, self.theta)
+        parts = theta.split(self.sizes, -1)
+        batch = theta.shape[:-1]
+        return tuple(
+            part if len(shape) == 1 else part.reshape(batch + shape)
+            for part, shape in zip(parts, self.shapes.values(), strict=True)
+        )
+
+    def extra_repr(self) -> str:
+        names = ", ".join(f"{name}={shape}" for name, shape in self.shapes.items())
+        return f"{self.context_dim}, {names}" if self.context_dim else names
+
+
+class MLP(nn.Module):
+    r"""A multilayer perceptron with ELU units whose output starts near zero.
+
+    Arguments:
+        in_dim: The size of the input :math:`x`; may be 0.
+        out_dim: The size of the output.
+        hidden: The sizes of the hidden layers.
+        context_dim: The size of a context that is appended to the input.
+
+    Example:
+        >>> MLP(3, 2, (16, 16))(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, hidden: Sequence[int] = (32, 32), context_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.context_dim = context_dim
+        sizes = [in_dim + context_dim, *hidden, out_dim]
+        self.weights = nn.ParameterList(
+            # 1 / sqrt(fan in) keeps the spread of the units; the last layer starts small.
+            torch.randn(n, m) * (SMALL if n is sizes[-1] else 1.0) / math.sqrt(max(m, 1))
+            for m, n in pairwise(sizes)
+        )
+        self.biases = nn.ParameterList(torch.zeros(n) for n in sizes[1:])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The output, with shape ``(*, out_dim)``, for an input of shape ``(*, in_dim)``."""
+        check_context(context, self.context_dim)
+        if context is not None:
+            batch = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+            x = torch.cat([x.expand(*batch, -1), context.expand(*batch, -1)], -1)
+        *inner, last = zip(self.weights, self.biases, strict=True)
+        for weight, bias in inner:
+            x = elu(linear(x, weight, bias))
+        return linear(x, *last)
+
+
+def check_context(context: Tensor | None, context_dim: int) -> None:
+    """Refuse a context where none is expected, a missing one, and one of another size."""
+    if context is None and context_dim:
+        raise ValueError(
+            f"this flow was made with context_dim={context_dim} and got no context; "
+            f"type flow.condition(context) with a context of shape (*, {context_dim})"
+        )
+    if context is not None and (context.dim() == 0 or context.size(-1) != context_dim):
+        raise ValueError(
+            f"expected a context of shape (*, {context_dim}), got {tuple(context.shape)}"
+            + ("" if context_dim else "; make the flow with context_dim to use one")
+        )
