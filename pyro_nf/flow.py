@@ -29,6 +29,7 @@ class Flow(TransformModule):
         context_dim: The size of a context on which the parameters depend; 0 for none.
 
     Example:
+        >>> from pyro_nf import Params
         >>> class Shift(Flow):
         ...     def __init__(self, dim, context_dim=0):
         ...         super().__init__(dim, context_dim)
@@ -103,6 +104,8 @@ class Flow(TransformModule):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log-determinant at x, with shape ``(*,)``; y is not needed."""
         return self.forward_and_log_det(x)[1]
+
+    __repr__ = nn.Module.__repr__  # not that of torch's Transform, which shows nothing
 
     def extra_repr(self) -> str:
         return f"{self.dim}, context_dim={self.context_dim}" if self.context_dim else str(self.dim)

@@ -51,6 +51,9 @@ class AutoFlowGuide(AutoContinuous):
             which no other guide in this process has, so that each trains its own parameters.
 
     Example:
+        >>> import pyro
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyro.optim import Adam
         >>> def model(data):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
         ...     scale = pyro.sample("scale", dist.HalfNormal(1.0))

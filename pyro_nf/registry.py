@@ -103,6 +103,7 @@ def make_flow(spec: FlowSpec, dim: int, context_dim: int = 0) -> Flow:
     Example:
         >>> make_flow("planar*2 + tril", 3)
         Chain(
+          3
           (flows): ModuleList(
             (0-1): 2 x Planar(
               3
