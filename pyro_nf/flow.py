@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution, TransformModule
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import constraints
 
-__all__ = ["Adapted", "Chain", "Conditioned", "Flow", "FlowDistribution", "Inverse"]
+__all__ = ["Chain", "Conditioned", "Flow", "FlowDistribution", "Inverse"]
 
 
 class Flow(TransformModule):
@@ -87,6 +87,11 @@ class Flow(TransformModule):
         return Conditioned(self, context)
 
     @property
+    def sign(self) -> int:
+        """Not known; torch.jit asks, and takes no NotImplementedError for an answer."""
+        raise AttributeError("the sign of a flow's determinant is not known")
+
+    @property
     def inv(self) -> "Flow":
         """The inverse, a flow and hence a module whose parameters are found and trained."""
         return Inverse(self)
@@ -108,7 +113,8 @@ class Flow(TransformModule):
     __repr__ = nn.Module.__repr__  # not that of torch's Transform, which shows nothing
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, context_dim={self.context_dim}" if self.context_dim else str(self.dim)
+        shown = {name: getattr(self, name, 0) for name in ("context_dim", "layers")}
+        return ", ".join([str(self.dim), *(f"{key}={n}" for key, n in shown.items() if n)])
 
 
 class Chain(Flow):
@@ -195,84 +201,6 @@ class Conditioned(Flow):
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return self.flow.inverse_and_log_det(y, self.context)
-
-
-class Adapted(Flow):
-    """A plain Pyro or torch transform as a flow.
-
-    Elementwise transforms have their log-determinants summed; a log-determinant whose shape
-    contradicts the transform's ``event_dim`` is refused. Parameters inside composed, inverted
-    and independent transforms are found and trained. What Pyro's transforms cache is cleared
-    after each use, since it goes stale when the parameters move.
-
-    Arguments:
-        transform: A bijective transform of scalars or vectors.
-        dim: The dimension :math:`D`.
-    """
-
-    def __init__(self, transform: Transform, dim: int) -> None:
-        super().__init__(dim)
-        name = type(transform).__name__
-        if not transform.bijective:
-            raise ValueError(f"{name} is not bijective, so it has no density; use a bijection")
-        self._event_dim = max(transform.domain.event_dim, transform.codomain.event_dim)
-        if self._event_dim > 1:
-            raise ValueError(
-                f"{name} acts on events of {self._event_dim} dimensions; a flow acts on vectors: "
-                "declare domain = codomain = constraints.real_vector"
-            )
-        self.transform = transform
-        if not isinstance(transform, nn.Module):  # torch would not look for parameters in it
-            inner = list(walk(transform))
-            self.inner = nn.ModuleList(part for part in inner if isinstance(part, nn.Module))
-            held = [value for part in inner for value in vars(part).values()]
-            self.held = nn.ParameterList(v for v in held if isinstance(v, nn.Parameter))
-
-    def forward_and_log_det(
-        self, x: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        y = self.transform(x)
-        return y, self._log_det(x, y)
-
-    def inverse_and_log_det(
-        self, y: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        try:
-            x = self.transform.inv(y)
-        except (KeyError, NotImplementedError) as error:
-            raise NotImplementedError(
-                f"{type(self.transform).__name__} cannot invert a value that it has not just "
-                "produced; use a flow with an inverse, such as those of pyro_nf.flow_names()"
-            ) from error
-        return x, -self._log_det(x, y)
-
-    def _log_det(self, x: Tensor, y: Tensor) -> Tensor:
-        log_det = self.transform.log_abs_det_jacobian(x, y)
-        for part in walk(self.transform):
-            for name in [name for name in vars(part) if name.startswith("_cached_")]:
-                setattr(part, name, (None, None) if name == "_cached_x_y" else None)
-        expected = x.shape[:-1] if self._event_dim else x.shape
-        if log_det.shape != expected or y.shape != x.shape:
-            raise ValueError(
-                f"{type(self.transform).__name__} declares event_dim={self._event_dim} and maps "
-                f"{tuple(x.shape)} to {tuple(y.shape)} with a log-determinant of shape "
-                f"{tuple(log_det.shape)}; expected {tuple(x.shape)} and {tuple(expected)}. For one "
-                "log-determinant a vector, declare domain = codomain = constraints.real_vector; "
-                "for one an element, constraints.real"
-            )
-        return log_det if self._event_dim else log_det.sum(-1)
-
-
-def walk(transform: Transform) -> Iterator[Transform]:
-    """The transform and all that it is composed of."""
-    yield transform
-    values = [*vars(transform).values()]
-    if isinstance(transform, nn.Module):
-        values += transform.children()
-    for value in values:
-        for item in value if isinstance(value, list | nn.ModuleList) else [value]:
-            if isinstance(item, Transform):
-                yield from walk(item)
 
 
 class FlowDistribution(TorchDistribution):

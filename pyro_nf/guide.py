@@ -4,26 +4,30 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer.autoguide import init_to_median
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
-from torch.distributions import biject_to, transform_to
-from torch.distributions.constraints import Constraint
+from torch.distributions import biject_to
+from torch.quasirandom import SobolEngine
 
+from pyro_nf import sites
 from pyro_nf.flow import Chain, Flow, FlowDistribution
 from pyro_nf.flows.linear import Diag
 from pyro_nf.registry import FlowSpec, flow_label, make_flow
+from pyro_nf.store import adopt, unique_name
+from pyro_nf.target import Target
+from pyro_nf.whiten import Whiten, find_coordinates
 
 __all__ = ["AutoFlowGuide"]
 
 QUANTILE_DRAWS = 8192
-
-_instances = itertools.count()
+FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill the memory
+MANY = 4096
 
 
 class AutoFlowGuide(AutoContinuous):
@@ -72,6 +76,9 @@ class AutoFlowGuide(AutoContinuous):
     master: Any  # what Pyro's base class, which has no types, sets
     prototype_trace: Any
     _model: tuple[Callable[..., Any]] | None
+    _flow_spec: tuple[FlowSpec]
+    _init_scale: float
+    _prefix: str
 
     def __init__(
         self,
@@ -84,20 +91,24 @@ class AutoFlowGuide(AutoContinuous):
     ) -> None:
         if not callable(model):
             raise TypeError(f"expected a Pyro model, a callable, got {model!r}")
-        if not (isinstance(init_scale, int | float) and 0 < init_scale < math.inf):
+        if not (isinstance(init_scale, Real) and 0 < init_scale < math.inf):
             raise ValueError(f"init_scale must be a positive number, got {init_scale!r}")
-        super().__init__(model, init_loc_fn=_without_sampling(init_loc_fn))
-        self._flow_spec = flow
+        if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
+            raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
+        super().__init__(model, init_loc_fn=sites.starting(init_loc_fn))
+        self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
         self._init_scale = float(init_scale)
-        self._auto_name = name is None
-        self._set_name(name)
+        self._prefix = type(self).__name__ if name is None else name
+        unique = unique_name(self._prefix)
+        self._rename(unique if name is None else name)
 
-    def _set_name(self, name: str | None) -> None:
-        if name is None:
-            number = next(_instances)
-            name = type(self).__name__ + (f"_{number}" if number else "")
-        self._pyro_name = name
-        self._own_name = name
+    def _rename(self, name: str) -> None:
+        self._pyro_name = self._own_name = name
+
+    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
+        # In an AutoGuideList Pyro would name the guide by its place there, and the guides of a
+        # second list would train the parameters of the first.
+        super()._pyro_set_supermodule(self._own_name, context)
 
     # ---------------------------------------------------------------- setting up
 
@@ -125,14 +136,16 @@ class AutoFlowGuide(AutoContinuous):
                 try:
                     super()._setup_prototype(*args, **kwargs)
                 except (NotImplementedError, RuntimeError, ValueError) as error:
-                    self._explain(error)
+                    if self.prototype_trace is not None:  # None: the model itself has raised
+                        sites.explain(self.prototype_trace, error)
                     raise
-                self._check_sites(*args, **kwargs)
+                sites.check(self.model, self.prototype_trace, args, kwargs)
+                sites.prune(self.prototype_trace)
                 loc = self._init_loc()
-            flow = make_flow(self._flow_spec, self.latent_dim)
-            affine = Diag(self.latent_dim)
-            flows = [*flow, affine] if isinstance(flow, Chain) else [flow, affine]
-            self.flow = Chain(flows).to(device=loc.device, dtype=loc.dtype)
+            flow = make_flow(self._flow_spec[0], self.latent_dim)
+            layers = list(flow) if isinstance(flow, Chain) else [flow]
+            affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
+            self.flow = Chain([*layers, affine, whiten]).to(device=loc.device, dtype=loc.dtype)
             with torch.no_grad():
                 log_scale = torch.full_like(loc, math.log(self._init_scale))
                 affine.params.theta.copy_(torch.cat([loc, log_scale]))
@@ -140,72 +153,46 @@ class AutoFlowGuide(AutoContinuous):
             self.prototype_trace = None  # a guide half set up would fail elsewhere, without a word
             raise
 
-    def _explain(self, error: Exception) -> None:
-        """Say what to type about the sites for which Pyro's set-up has just failed."""
-        trace = self.prototype_trace
-        if trace is None:  # the model itself has raised
-            return
-        sites = list(trace.iter_stochastic_nodes())
-        if not any(site["value"].numel() for _, site in sites):
-            raise ValueError(
-                "the model has no latent variable, so there is nothing to infer; an empty guide, "
-                "lambda *args, **kwargs: None, fits it"
-            ) from error
-        for name, site in sites:
-            for frame in site["cond_indep_stack"]:
-                if not frame.vectorized:
-                    raise ValueError(
-                        f"the latent site {name!r} is inside the sequential plate {frame.name!r}, "
-                        "for i in pyro.plate(...); type with pyro.plate(...): around one "
-                        "vectorized site, or for i in range(...): with a name for each site"
-                    ) from error
-            if site["fn"].support.is_discrete:
-                raise ValueError(
-                    f"the latent site {name!r} is discrete, and a flow is continuous; type "
-                    f'AutoFlowGuide(poutine.block(model, hide=["{name}"])) and sum it out with '
-                    "TraceEnum_ELBO, see https://pyro.ai/examples/enumeration.html"
-                ) from error
+    def warm_start(self, *args: Any, **kwargs: Any) -> "AutoFlowGuide":
+        r"""Move the guide to coordinates in which the posterior is nearly standard normal.
 
-    def _check_sites(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse what would be wrong without a word."""
-        sites = dict(self.prototype_trace.iter_stochastic_nodes())
-        free = {}
-        for name, site in sites.items():
-            for frame in site["cond_indep_stack"]:
-                if frame.full_size is not None and frame.size < frame.full_size:
-                    raise ValueError(
-                        f"the latent site {name!r} is local to the plate {frame.name!r}, of which "
-                        f"{frame.size} of {frame.full_size} rows are subsampled: one global guide "
-                        "would use the same rows for every minibatch. Use the whole plate, or type "
-                        "AmortizedFlowGuide(model, encoder) for local latents"
-                    )
-            free[name] = biject_to(site["fn"].support).inv(site["value"])
-            if not bool(free[name].isfinite().all()):
-                raise ValueError(
-                    f"the latent site {name!r} starts at a value that is not finite in "
-                    f"unconstrained space: {site['value']}; look for NaN in the data and in the "
-                    "prior's parameters, or type init_loc_fn=init_to_value(values=...)"
-                )
-        moved = {
-            name: biject_to(site["fn"].support)(free[name] + 1e-3 * (1 + free[name].abs()))
-            for name, site in sites.items()
-        }
-        rerun = poutine.trace(poutine.condition(self.model, moved)).get_trace
-        again = poutine.block(rerun)(*args, **kwargs)
-        for name, site in sites.items():
-            if not _same_support(site["fn"].support, again.nodes[name]["fn"].support):
-                raise ValueError(
-                    f"the support of the latent site {name!r}, {site['fn'].support}, depends on "
-                    "another latent site, and a guide needs a fixed one; sample the site on a "
-                    "fixed support, such as the unit interval, and compute its value with "
-                    "pyro.deterministic"
-                )
+        For a new guide, before training: a normal approximation :math:`N(m, L L^\top)` is found
+        by the mode and the curvature there, or by natural gradients, and the guide becomes
+        :math:`u = m + L (\mu + e^s f(\epsilon))` with :math:`\mu = s = 0`. Where the model's
+        density is random, as with subsampled data, or no approximation is found, the guide stays
+        as it is.
+
+        Arguments:
+            args: What the model takes.
+            kwargs: What the model takes.
+
+        Returns:
+            The guide itself.
+        """
+        self.setup(*args, **kwargs)
+        try:
+            target = Target(self, args, kwargs)
+            start = self._init_loc().detach()
+            found = None if target.random else find_coordinates(target, start, self._init_scale)
+        except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail here and there
+            found = None
+        if found is not None:
+            *_, affine, whiten = self._modules["flow"]
+            whiten.set(found.shift, found.scale_tril)
+            with torch.no_grad():
+                affine.params.theta.zero_()
+        return self
 
     # ---------------------------------------------------------------- the posterior
 
     def get_base_dist(self) -> dist.TorchDistribution:
         """The standard normal distribution over R^D."""
-        return self._base_of(self.flow)
+        return self._base_of(self._made())
+
+    def _made(self) -> Flow:
+        if self.prototype_trace is None:
+            raise RuntimeError("the guide has no flow yet: type guide.setup(*args) first")
+        return self.flow  # once a call: each look-up visits the whole parameter store
 
     def _base_of(self, flow: Flow) -> dist.TorchDistribution:
         zeros = next(flow.parameters()).new_zeros(flow.dim)
@@ -213,13 +200,15 @@ class AutoFlowGuide(AutoContinuous):
 
     def get_transform(self, *args: Any, **kwargs: Any) -> Flow:
         """The flow from noise to the unconstrained latents, location and scale included."""
-        return self.flow
+        return self._made()
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> FlowDistribution:
         """The distribution of the unconstrained latents, over vectors of shape ``(D,)``."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
-        flow = self.flow  # once: each look-up visits the whole parameter store
+        if self._pyro_context.active:
+            adopt(self._modules["flow"], self._pyro_get_fullname("flow"))
+        flow = self._made()
         return FlowDistribution(self._base_of(flow), flow)
 
     @torch.no_grad()
@@ -234,8 +223,8 @@ class AutoFlowGuide(AutoContinuous):
         """Posterior quantiles of each latent variable.
 
         They are taken coordinate by coordinate in unconstrained space, from 8,192 fixed
-        quasi-random draws, and mapped to the support: the same at each call, and without a
-        draw from the caller's random state.
+        quasi-random draws (1,024 in more than 4,096 dimensions), and mapped to the support: the
+        same at each call, and without a draw from the caller's random state.
 
         Arguments:
             quantiles: Numbers between 0 and 1.
@@ -250,10 +239,7 @@ class AutoFlowGuide(AutoContinuous):
         wanted = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
         if wanted.dim() != 1 or not bool(((wanted >= 0) & (wanted <= 1)).all()):
             raise ValueError(f"expected a list of numbers between 0 and 1, got {quantiles}")
-        sobol = torch.quasirandom.SobolEngine(self.latent_dim, scramble=True, seed=0)
-        uniform = sobol.draw(QUANTILE_DRAWS, dtype=torch.float64).clamp(1e-10, 1 - 1e-10)
-        noise = torch.special.ndtri(uniform).to(like)
-        latents = self.flow(noise).quantile(wanted, 0)
+        latents = self.flow(_noise(self.latent_dim).to(like)).quantile(wanted, 0)
         result: dict[str, list[Tensor]] = {}
         for latent in latents:
             for site, value in self._unpack_latent(latent):
@@ -276,15 +262,16 @@ class AutoFlowGuide(AutoContinuous):
     def __getstate__(self) -> dict[str, Any]:
         model, master = self._model, self.master
         try:
-            return dict(super().__getstate__())
+            state = dict(super().__getstate__())
         finally:
             self._model, self.master = model, master  # the parent wipes them from the live guide
+        if self.prototype_trace is not None:
+            state["_flow_spec"] = None  # used up; it may be a lambda, which cannot be pickled
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # A copy must not share the entries of the original in the parameter store.
-        if self._auto_name and self._pyro_name == self._own_name:
-            self._set_name(None)
+        self._rename(unique_name(self._prefix))  # a copy has parameters of its own in the store
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AutoFlowGuide":
         new = type(self).__new__(type(self))
@@ -296,39 +283,21 @@ class AutoFlowGuide(AutoContinuous):
     def __repr__(self) -> str:
         name = type(self).__name__
         if self.prototype_trace is None:
-            return f"{name}({self._flow_spec!r}, not set up: type guide.setup(*args))"
+            return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
+        *flows, whiten = self.flow
+        shown = flows if whiten.shift is None else [*flows, whiten]
         layers = [
-            (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, self.flow))
+            (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, shown))
         ]
         stack = " + ".join(label if count == 1 else f"{label}*{count}" for label, count in layers)
         count = sum(parameter.numel() for parameter in self.parameters())
         return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters)"
 
 
-def _without_sampling(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`init_loc_fn`, with a feasible point for a prior that cannot be sampled."""
-
-    def init(site: dict[str, Any]) -> Tensor:
-        try:
-            return init_loc_fn(site)
-        except NotImplementedError:  # such as ImproperUniform
-            fn = site["fn"]
-            transform = transform_to(fn.support)
-            free = transform.inverse_shape(fn.batch_shape + fn.event_shape)
-            return transform(torch.zeros(free))
-
-    return init
-
-
-def _same_support(one: Any, other: Any) -> bool:
-    """Whether two constraints have the same type and the same bounds."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        return one.shape == other.shape and bool((one == other).all())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same_support, one, other))
-    if isinstance(one, Constraint):
-        shared = vars(one).keys() & vars(other).keys()
-        return all(_same_support(vars(one)[key], vars(other)[key]) for key in shared)
-    return bool(one == other)
+def _noise(dim: int) -> Tensor:
+    """Fixed standard normal draws, with shape ``(*, dim)``."""
+    count = QUANTILE_DRAWS if dim <= MANY else FEW_DRAWS
+    if dim > SobolEngine.MAXDIM:
+        return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
+    uniform = SobolEngine(dim, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    return torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))

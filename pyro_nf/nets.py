@@ -46,8 +46,8 @@ class Params(nn.Module):
         self.sizes = [value.numel() for value in values.values()]
         self.theta = nn.Parameter(torch.cat([value.reshape(-1) for value in values.values()]))
         if context_dim:
-            weight = torch.randn(sum(self.sizes), context_dim)
-            self.weight = nn.Parameter(SMALL * weight / math.sqrt(context_dim))
+            # Zero is no saddle here: the gradient of W is that of theta times the context.
+            self.weight = nn.Parameter(torch.zeros(sum(self.sizes), context_dim))
 
     def forward(self, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """The tensors in the order of their declaration, of shape ``(*, *shape)``.
@@ -87,12 +87,16 @@ class MLP(nn.Module):
         self, in_dim: int, out_dim: int, hidden: Sequence[int] = (32, 32), context_dim: int = 0
     ) -> None:
         super().__init__()
+        whole = isinstance(hidden, list | tuple) and all(type(size) is int for size in hidden)
+        if not whole or min(hidden, default=1) < 1:
+            raise ValueError(f"hidden must be layer sizes such as (64, 64), got {hidden!r}")
         self.context_dim = context_dim
         sizes = [in_dim + context_dim, *hidden, out_dim]
+        # 1 / sqrt(fan in) keeps the spread of the units; the last layer starts small.
+        spreads = [*(1.0 for _ in hidden), SMALL]
         self.weights = nn.ParameterList(
-            # 1 / sqrt(fan in) keeps the spread of the units; the last layer starts small.
-            torch.randn(n, m) * (SMALL if n is sizes[-1] else 1.0) / math.sqrt(max(m, 1))
-            for m, n in pairwise(sizes)
+            torch.randn(n, m) * spread / math.sqrt(max(m, 1))
+            for (m, n), spread in zip(pairwise(sizes), spreads, strict=True)
         )
         self.biases = nn.ParameterList(torch.zeros(n) for n in sizes[1:])
 
@@ -120,3 +124,12 @@ def check_context(context: Tensor | None, context_dim: int) -> None:
             f"expected a context of shape (*, {context_dim}), got {tuple(context.shape)}"
             + ("" if context_dim else "; make the flow with context_dim to use one")
         )
+
+
+def check_layers(layers: int) -> int:
+    """Refuse a number of layers that is none."""
+    if not isinstance(layers, int) or isinstance(layers, bool):
+        raise TypeError(f"layers must be an int, got {layers!r}")
+    if layers < 1:
+        raise ValueError(f"layers must be 1 or more, got {layers}")
+    return layers

@@ -3,18 +3,21 @@
 import ast
 import difflib
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from torch.distributions import Transform
 
-from pyro_nf.flow import Adapted, Chain, Flow
+from pyro_nf.adapt import Adapted, adapt
+from pyro_nf.flow import Chain, Flow
 
-__all__ = ["FlowSpec", "flow_names", "make_flow", "register"]
+__all__ = ["FlowSpec", "assemble", "flow_names", "make_flow", "register"]
 
 FlowSpec = str | type[Flow] | Transform | Sequence["FlowSpec"] | Callable[[int], Transform]
 Layer = tuple[type[Flow], dict[str, object]]  # a class and the options for it
+Item = Layer | Transform | Callable[[int], Transform]
 F = TypeVar("F", bound=type[Flow])
 
 MAX_LAYERS = 10_000  # a slip of the finger, not a flow
@@ -39,12 +42,7 @@ def register(*names: str) -> Callable[[F], F]:
     def decorate(cls: F) -> F:
         if not (isinstance(cls, type) and issubclass(cls, Flow)):
             raise TypeError(f"register expects a subclass of pyro_nf.Flow, got {cls!r}")
-        wanted = ("dim", "context_dim")
-        if tuple(inspect.signature(cls).parameters)[:2] != wanted:
-            raise TypeError(
-                f"{cls.__name__} must be made with (dim, context_dim=0, ...); its __init__ takes "
-                f"{inspect.signature(cls)}"
-            )
+        option_names(cls)
         for name in names:
             if not name.isidentifier():
                 raise ValueError(f"a flow's name must be an identifier, got {name!r}")
@@ -76,11 +74,13 @@ def flow_label(flow: Flow) -> str:
     """The name of a flow in a formula; its class's name, or its transform's, where it has none.
 
     Example:
-        >>> flow_label(make_flow("planar", 3))
-        'planar'
+        >>> flow_label(make_flow("planar*8", 3))
+        'planar*8'
     """
     kind = type(flow.transform if isinstance(flow, Adapted) else flow)
-    return next((name for name, cls in _FLOWS.items() if cls is kind), kind.__name__)
+    name = next((name for name, cls in _FLOWS.items() if cls is kind), kind.__name__)
+    layers = getattr(flow, "layers", 1)
+    return name if layers == 1 else f"{name}*{layers}"
 
 
 def make_flow(spec: FlowSpec, dim: int, context_dim: int = 0) -> Flow:
@@ -97,42 +97,58 @@ def make_flow(spec: FlowSpec, dim: int, context_dim: int = 0) -> Flow:
         dim: The dimension.
         context_dim: The size of the context; transforms which know none ignore it.
 
-    Flows that move only a part of the coordinates take the option ``flip``; in a stack it
-    alternates by itself, so that no coordinate is left untouched.
+    Flows that move only a part of the coordinates take an option ``after``, which is set to the
+    layer of their class before them, to move the others: none is left untouched.
 
     Example:
         >>> make_flow("planar*2 + tril", 3)
         Chain(
           3
           (flows): ModuleList(
-            (0-1): 2 x Planar(
-              3
-              (params): Params(w=(3,), u=(3,), b=())
+            (0): Planar(
+              3, layers=2
+              (params): Params(w=(2, 3), u=(2, 3), b=(2,))
             )
-            (2): Tril(
+            (1): Tril(
               3
               (params): Params(loc=(3,), log_scale=(3,), below=(3,))
             )
           )
         )
     """
+    flow = assemble(spec, dim, context_dim)
+    _probe(flow)
+    return flow
+
+
+def assemble(spec: FlowSpec, dim: int, context_dim: int = 0) -> Flow:
+    """Build a flow as :func:`make_flow` does, without running it."""
     flows: list[Flow] = []
-    for item in _flatten(spec):
+    for item in _merged(_flatten(spec)):
         if isinstance(item, tuple):
             cls, options = item
-            if "flip" not in options and "flip" in inspect.signature(cls).parameters:
-                earlier = sum(type(flow) is cls for flow in flows)
-                options = {**options, "flip": earlier % 2 == 1}
+            earlier = [flow for flow in flows if type(flow) is cls]
+            if earlier and "after" in option_names(cls) and "flip" not in options:
+                options = {"after": earlier[-1], **options}
             flow = _construct(cls, dim, context_dim, options)
         else:
             flow = _adapt(item, dim)
         flows.append(flow)
-    whole = flows[0] if len(flows) == 1 else Chain(flows)
-    _probe(whole)
-    return whole
+    return flows[0] if len(flows) == 1 else Chain(flows)
 
 
-def _flatten(spec: FlowSpec) -> Iterator[Layer | Transform | Callable[[int], Transform]]:
+def _merged(items: Iterator[Item]) -> Iterator[Item]:
+    """Equal layers in a row as one module, where the class can hold several."""
+    for item, run in itertools.groupby(items):
+        equal = list(run)
+        if isinstance(item, tuple) and len(equal) > 1:
+            cls, options = item
+            if "layers" in option_names(cls) and "layers" not in options:
+                equal = [(cls, {**options, "layers": len(equal)})]
+        yield from equal  # not one of them twice: equal transforms have parameters of their own
+
+
+def _flatten(spec: FlowSpec) -> Iterator[Item]:
     """The layers of a spec, from the base to the posterior."""
     if isinstance(spec, str):
         yield from parse_formula(spec)
@@ -140,7 +156,7 @@ def _flatten(spec: FlowSpec) -> Iterator[Layer | Transform | Callable[[int], Tra
         yield spec
     elif isinstance(spec, type) and issubclass(spec, Flow):
         yield spec, {}
-    elif isinstance(spec, Sequence):
+    elif isinstance(spec, Sequence) and not isinstance(spec, bytes):
         if not spec:
             raise ValueError('expected at least one flow, got an empty list; try "planar*8"')
         for item in spec:
@@ -159,15 +175,25 @@ def _adapt(item: Transform | Callable[[int], Transform], dim: int) -> Flow:
     transform = item if isinstance(item, Transform) else item(dim)
     if not isinstance(transform, Transform):
         raise TypeError(f"{item!r} was called with dim={dim} and gave {transform!r}, no transform")
-    if not isinstance(transform, Flow):
-        return Adapted(transform, dim)
-    if transform.dim != dim:
-        raise ValueError(f"{transform!r} has dim={transform.dim}, but the dimension here is {dim}")
-    return transform
+    flow = adapt(transform, dim)
+    if flow.dim != dim:
+        raise ValueError(f"{flow!r} has dim={flow.dim}, but the dimension here is {dim}")
+    return flow
+
+
+def option_names(cls: type[Flow]) -> list[str]:
+    """What a flow class takes after ``dim`` and ``context_dim``."""
+    names = list(inspect.signature(cls).parameters)
+    if names[:2] != ["dim", "context_dim"]:
+        raise TypeError(
+            f"{cls.__name__} must be made with (dim, context_dim=0, ...); its __init__ takes "
+            f"{inspect.signature(cls)}"
+        )
+    return names[2:]
 
 
 def _construct(cls: type[Flow], dim: int, context_dim: int, options: dict[str, object]) -> Flow:
-    known = list(inspect.signature(cls).parameters)[2:]
+    known = option_names(cls)
     for option in options:
         if option not in known:
             raise ValueError(
@@ -182,8 +208,15 @@ def _probe(flow: Flow) -> None:
     example = next(flow.parameters(), torch.empty(0))
     x = torch.linspace(-1, 1, 2 * flow.dim, dtype=example.dtype, device=example.device)
     context = x.new_zeros(flow.context_dim) if flow.context_dim else None
-    with torch.no_grad():
-        y, log_det = flow.forward_and_log_det(x.reshape(2, flow.dim), context)
+    try:
+        with torch.no_grad():
+            y, log_det = flow.forward_and_log_det(x.reshape(2, flow.dim), context)
+    except NotImplementedError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"{flow_label(flow)} fails on vectors of dimension {flow.dim}: {error}"
+        ) from error
     if y.shape != (2, flow.dim) or log_det.shape != (2,):
         raise ValueError(
             f"{type(flow).__name__} maps (2, {flow.dim}) to {tuple(y.shape)} with a "
@@ -200,8 +233,8 @@ def parse_formula(formula: str) -> list[Layer]:
         [('Radial', {}), ('Radial', {}), ('Diag', {})]
     """
     try:
-        tree = ast.parse(formula.strip(), mode="eval").body
-        return _parse(tree, formula)
+        # A formula may stretch over lines.
+        return _parse(ast.parse(" ".join(formula.split()), mode="eval").body, formula)
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise _bad_formula(formula, "it is not a valid expression") from error
 
@@ -210,29 +243,36 @@ def _parse(node: ast.expr, formula: str) -> list[Layer]:
     match node:
         case ast.Name(name):
             return [(_lookup(name, formula), {})]
-        case ast.Call(func=ast.Name(name), args=[], keywords=keywords):
-            return [(_lookup(name, formula), _options(keywords, formula))]
-        case ast.Call(func=ast.Name(name), args=[first, *_]):
-            raise _bad_formula(formula, f"name the option {ast.unparse(first)} of {name}")
+        case ast.Call(func=ast.Name(name), args=positional, keywords=keywords):
+            cls = _lookup(name, formula)
+            if positional:
+                given = ast.unparse(positional[0])
+                raise _bad_formula(formula, f"write {name}(option={given}), naming the option")
+            return [(cls, _options(keywords, formula))]
         case ast.BinOp(left, ast.Add(), right):
             return _parse(left, formula) + _parse(right, formula)
-        case ast.BinOp(left, ast.Mult(), ast.Constant(value=int(count))):
+        case ast.BinOp(left, ast.Mult(), count):
             return _repeat(_parse(left, formula), count, formula)
     raise _bad_formula(formula, f"{ast.unparse(node)!r} is no flow")
 
 
-def _repeat(layers: list[Layer], count: int, formula: str) -> list[Layer]:
-    if isinstance(count, bool) or not 1 <= count * len(layers) <= MAX_LAYERS:
-        raise _bad_formula(formula, f"a count must be 1 or more, and not {count}")
-    return layers * count
+def _repeat(layers: list[Layer], count: ast.expr, formula: str) -> list[Layer]:
+    match count:
+        case ast.Constant(value=int(times)) if not isinstance(times, bool):
+            if 1 <= times * len(layers) <= MAX_LAYERS:
+                return layers * times
+    limit = f"a whole number, from 1 to {MAX_LAYERS:,} layers in all"
+    raise _bad_formula(formula, f"a flow is repeated by {limit}, not by {ast.unparse(count)}")
 
 
 def _options(keywords: list[ast.keyword], formula: str) -> dict[str, object]:
     options: dict[str, object] = {}
     for keyword in keywords:
+        if keyword.arg is None or keyword.arg in options:
+            raise _bad_formula(formula, f"name each option once, not {ast.unparse(keyword)!r}")
         try:
-            options[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError as error:
+            options[keyword.arg] = ast.literal_eval(keyword.value)
+        except (TypeError, ValueError) as error:
             said = ast.unparse(keyword)
             raise _bad_formula(formula, f"the option {said!r} is not a literal") from error
     return options

@@ -1,7 +1,7 @@
 """Coupling flows: one half of the coordinates moves by what the other half says."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,8 +35,10 @@ class AdditiveCoupling(Flow):
         dim: The dimension :math:`D`.
         context_dim: The size of a context which the network sees too.
         hidden: The sizes of the network's hidden layers.
-        flip: Whether the first half moves, not the second; alternates by itself in a stack.
+        flip: Whether the first half moves, not the second.
         mix: The mixing, ``"permutation"`` or ``"orthogonal"``; None for the plain halves.
+        after: The coupling before this one in a stack, if any, and if `flip` is not given: the
+            other half moves then, of the same mixing, so that two layers move everything.
 
     Example:
         >>> flow = AdditiveCoupling(4, mix="orthogonal")
@@ -53,15 +55,21 @@ class AdditiveCoupling(Flow):
         hidden: Sequence[int] = (32, 32),
         flip: bool = False,
         mix: Literal["permutation", "orthogonal"] | None = None,
+        after: "AdditiveCoupling | None" = None,
     ) -> None:
         super().__init__(dim, context_dim)
-        self.flip = flip and dim > 1
+        if after is not None and not isinstance(after, AdditiveCoupling):
+            raise ValueError(f"after must be the coupling before this one, got {after!r}")
+        self.flip: bool = dim > 1 and (flip if after is None else not after.flip)
         first = dim // 2
         seen, moved = (dim - first, first) if self.flip else (first, dim - first)
         self.sizes = [first, dim - first]
         self.net = MLP(seen, moved, hidden, context_dim)
         self.mixing: Tensor | None
-        self.register_buffer("mixing", None if mix is None else mixing_matrix(mix, dim))
+        mixing = None if mix is None else mixing_matrix(mix, dim)
+        if mixing is not None and self.flip and after is not None and after.mixing is not None:
+            mixing = after.mixing.clone()
+        self.register_buffer("mixing", mixing)
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
@@ -74,15 +82,24 @@ class AdditiveCoupling(Flow):
         return self._shift(y, context, -1)
 
     def _shift(self, x: Tensor, context: Tensor | None, sign: int) -> tuple[Tensor, Tensor]:
+        if context is not None:  # one point may meet many contexts
+            x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
         mixed = x if self.mixing is None else x @ self.mixing.mT
         first, second = mixed.split(self.sizes, -1)
         if self.flip:
             first = first + sign * self.net(second, context)
         else:
             second = second + sign * self.net(first, context)
-        y = torch.cat([first.expand(*second.shape[:-1], -1), second], -1)
+        y = torch.cat([first, second], -1)
         y = y if self.mixing is None else y @ self.mixing
         return y, y.new_zeros(y.shape[:-1])
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "AdditiveCoupling":
+        super()._apply(*args, **kwargs)
+        if self.mixing is not None:  # float32 cast to float64 is orthogonal to 1e-7 only
+            for _ in range(2):
+                self.mixing = 1.5 * self.mixing - 0.5 * self.mixing @ (self.mixing.mT @ self.mixing)
+        return self
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", flip=True" if self.flip else "")

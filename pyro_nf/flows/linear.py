@@ -1,9 +1,11 @@
 """Linear flows: location and scale, triangular, permutation and Householder layers."""
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from pyro_nf.flow import Flow
 from pyro_nf.nets import SMALL, Params
@@ -66,8 +68,8 @@ class Tril(Flow):
         rows, columns = torch.tril_indices(dim, dim, -1)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-        zeros = torch.zeros(dim)
-        self.params = Params(context_dim, loc=zeros, log_scale=zeros, below=(len(rows),))
+        zeros, below = torch.zeros(dim), torch.zeros(len(rows))
+        self.params = Params(context_dim, loc=zeros, log_scale=zeros, below=below)
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
@@ -152,8 +154,8 @@ class Householder(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, pairs: int = 1) -> None:
         super().__init__(dim, context_dim)
-        if pairs < 1:
-            raise ValueError(f"pairs must be 1 or more, got {pairs}")
+        if type(pairs) is not int or pairs < 1:
+            raise ValueError(f"pairs must be a whole number, 1 or more, got {pairs!r}")
         first = torch.randn(pairs, 1, dim)
         both = torch.cat([first, first + SMALL * torch.randn(pairs, 1, dim)], 1)
         self.params = Params(context_dim, v=both.reshape(2 * pairs, dim))
@@ -177,5 +179,6 @@ class Householder(Flow):
 
 def reflect(x: Tensor, v: Tensor) -> Tensor:
     """H(v) x; the identity for v = 0."""
-    norm = (v * v).sum(-1).clamp_min(torch.finfo(v.dtype).tiny)
-    return x - (2 * (x * v).sum(-1) / norm).unsqueeze(-1) * v
+    norm = vector_norm(v, dim=-1, keepdim=True)
+    unit = v / norm.clamp_min(math.sqrt(torch.finfo(v.dtype).tiny))  # where its square underflows
+    return x - 2 * (x * unit).sum(-1, keepdim=True) * unit

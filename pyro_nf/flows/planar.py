@@ -1,13 +1,14 @@
 """Planar flows."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu
+from torch.nn.functional import celu
 
 from pyro_nf.flow import Flow
-from pyro_nf.nets import SMALL, Params
+from pyro_nf.nets import SMALL, Params, check_layers
 from pyro_nf.registry import register
 
 __all__ = ["Planar"]
@@ -18,19 +19,19 @@ MAX_NEWTON = 100  # the iteration is monotone; ten suffice unless w . u_hat is e
 
 @register("planar")
 class Planar(Flow):
-    r"""A planar flow: space is stretched along one direction, across one soft plane.
+    r"""Planar flows: space is stretched along one direction, across one soft plane, K times.
 
     .. math::
         y = x + \hat u \tanh(w \cdot x + b), \qquad
         \log \det = \log(1 + (w \cdot \hat u) (1 - \tanh^2(w \cdot x + b)))
 
     It is invertible if and only if :math:`w \cdot \hat u > -1`. The paper projects :math:`u`
-    onto that half-space along :math:`w`; here with an ELU, which changes nothing where
+    onto that half-space along :math:`w`; here with a CELU, which changes nothing where
     nothing needs to be changed, so that :math:`u = 0` is the identity and :math:`w = 0` is safe:
 
     .. math::
         \hat u = u + (m(w \cdot u) - w \cdot u) \frac{w}{\|w\|^2}, \qquad
-        m(a) = \max(a, 0) + (1 - 10^{-3}) \min(e^a - 1, 0)
+        m(a) = \max(a, 0) + \kappa \min(e^{a / \kappa} - 1, 0), \quad \kappa = 1 - 10^{-3}
 
     References:
         Variational Inference with Normalizing Flows (Rezende and Mohamed, 2015)
@@ -39,69 +40,118 @@ class Planar(Flow):
     Arguments:
         dim: The dimension :math:`D`.
         context_dim: The size of a context on which u, w and b depend.
+        layers: The number K of planes. A stack in one module, which ``"planar*8"`` makes too, is
+            cheaper than K modules: what depends on parameters alone is computed for all at once.
 
     Example:
-        >>> flow = Planar(3)
+        >>> flow = Planar(3, layers=4)
         >>> x = torch.randn(5, 3)
         >>> y, log_det = flow.forward_and_log_det(x)
         >>> torch.allclose(flow.inverse_and_log_det(y)[0], x, atol=1e-5)
         True
     """
 
-    def __init__(self, dim: int, context_dim: int = 0) -> None:
+    def __init__(self, dim: int, context_dim: int = 0, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
+        self.layers = check_layers(layers)
         # Planes of unit steepness in all directions; u alone makes the start an identity.
         self.params = Params(
             context_dim,
-            w=torch.randn(dim) / math.sqrt(dim),
-            u=SMALL * torch.randn(dim) / math.sqrt(dim),
-            b=(),
+            w=torch.randn(layers, dim) / math.sqrt(dim),
+            u=SMALL * torch.randn(layers, dim) / math.sqrt(dim),
+            b=(layers,),
         )
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        w, b, u_hat, slope = self._plane(context)
-        bend = torch.tanh((x * w).sum(-1) + b)
-        return x + bend.unsqueeze(-1) * u_hat, torch.log1p(slope * (1 - bend * bend))
+        w, b, u_hat, slope = self._planes(context)
+        bends = []
+        for w_k, b_k, u_k in zip(w.unbind(-2), b.unbind(-1), u_hat.unbind(-2), strict=True):
+            bend = torch.tanh((x * w_k).sum(-1) + b_k)
+            x = x + bend.unsqueeze(-1) * u_k
+            bends.append(bend)
+        return x, log_det(slope, torch.stack(bends, -1))
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         # With v = w . x + b, the projection of y onto w is v + slope tanh(v) = w . y + b.
-        w, b, u_hat, slope = self._plane(context)
-        bend = torch.tanh(solve((y * w).sum(-1) + b, slope))
-        return y - bend.unsqueeze(-1) * u_hat, -torch.log1p(slope * (1 - bend * bend))
+        w, b, u_hat, slope = self._planes(context)
+        bends = []
+        for k in reversed(range(self.layers)):
+            t = (y * w[..., k, :]).sum(-1) + b[..., k]
+            bend = torch.tanh(solve(t, slope[..., k]))
+            y = y - bend.unsqueeze(-1) * u_hat[..., k, :]
+            bends.append(bend)
+        return y, -log_det(slope, torch.stack(bends[::-1], -1))
 
-    def _plane(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""The parameters w, b, :math:`\hat u`, and :math:`w \cdot \hat u > -1`."""
+    def _planes(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""The parameters w and b, :math:`\hat u`, and the slopes :math:`w \cdot \hat u > -1`.
+
+        Their shapes are ``(*, K, D)``, ``(*, K)``, ``(*, K, D)`` and ``(*, K)``.
+        """
         w, u, b = self.params(context)
         free = (w * u).sum(-1)
-        slope = elu(free, 1 - MARGIN)
-        norm = (w * w).sum(-1).clamp_min(torch.finfo(w.dtype).tiny)
+        slope = celu(free, 1 - MARGIN)
+        # The backward pass divides by the square of this, which must not underflow.
+        norm = (w * w).sum(-1).clamp_min(math.sqrt(torch.finfo(w.dtype).tiny))
         return w, b, u + ((slope - free) / norm).unsqueeze(-1) * w, slope
 
 
+def log_det(slope: Tensor, bend: Tensor) -> Tensor:
+    """The log-determinants of all layers, summed; both arguments of shape ``(*, K)``."""
+    return torch.log1p(slope * (1 - bend * bend)).sum(-1)
+
+
 def solve(t: Tensor, c: Tensor) -> Tensor:
-    """The root v of g(v) = v + c tanh(v) - t, for c > -1, differentiable in t and c.
+    """The root v of v + c tanh(v) = t, for c > -1, differentiable in t and c."""
+    return Root.apply(*torch.broadcast_tensors(t, c))
+
+
+class Root(torch.autograd.Function):
+    """The root of g(v) = v + c tanh(v) - t, its derivatives by the implicit function theorem.
 
     The map is odd, so take t >= 0. There g is concave for c > 0 and convex for c < 0, and
     between 0 <= tanh(v) <= min(v, 1) the root has a bound on the side from which Newton's
     iteration runs monotonically into it: no bracket and no damping is needed.
     """
-    with torch.no_grad():
+
+    @staticmethod
+    def forward(t: Tensor, c: Tensor) -> Tensor:
         size = t.abs()
         steep, shifted = size / (1 + c), size - c
         v = torch.where(c > 0, torch.maximum(steep, shifted), torch.minimum(steep, shifted))
-        tolerance = 4 * torch.finfo(v.dtype).eps
+        eps = torch.finfo(v.dtype).eps
         for _ in range(MAX_NEWTON):
             bend = torch.tanh(v)
-            step = (v + c * bend - size) / (1 + c * (1 - bend * bend))
+            g = v + c * bend - size
+            step = g / (1 + c * (1 - bend * bend))
             v = v - step
-            if bool((step.abs() <= tolerance * (1 + v)).all()):
+            # One step more squares a relative error of this size, times 1 / MARGIN at worst; and
+            # once g is down to rounding no step can better v, however flat g may be there.
+            close = step.abs() <= 0.01 * eps**0.5 * v
+            if bool((close | (g.abs() <= 4 * eps * (v + size))).all()):
                 break
-        v = torch.copysign(v, t)
         bend = torch.tanh(v)
-        gradient = 1 + c * (1 - bend * bend)
-    # One more step, now recorded: its derivatives are those of the implicit function theorem.
-    return v - (v + c * bend - t) / gradient
+        v = v - (v + c * bend - size) / (1 + c * (1 - bend * bend))
+        return torch.copysign(v, t)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        v, c = ctx.saved_tensors
+        bend = torch.tanh(v)
+        along_t = grad / (1 + c * (1 - bend * bend))
+        return along_t, -along_t * bend
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        whole = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, in_dims, strict=True)
+        ]
+        return Root.apply(*whole), 0

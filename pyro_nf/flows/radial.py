@@ -8,7 +8,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import elu, softplus
 
 from pyro_nf.flow import Flow
-from pyro_nf.nets import SMALL, Params
+from pyro_nf.nets import Params, check_layers
 from pyro_nf.registry import register
 
 __all__ = ["Radial"]
@@ -18,7 +18,7 @@ MARGIN = 1e-3  # beta / alpha stays above -1 + MARGIN, so that rounding cannot c
 
 @register("radial")
 class Radial(Flow):
-    r"""A radial flow: space is stretched around one centre.
+    r"""Radial flows: space is stretched around one centre, K times.
 
     .. math::
         y = x + \beta h\, (x - c), \qquad h = \frac{1}{\alpha + r}, \quad r = \|x - c\|
@@ -39,53 +39,68 @@ class Radial(Flow):
     Arguments:
         dim: The dimension :math:`D`.
         context_dim: The size of a context on which the centre, a and b depend.
+        layers: The number K of centres, in one module; ``"radial*8"`` makes one, too.
 
     Example:
-        >>> flow = Radial(3)
+        >>> flow = Radial(3, layers=4)
         >>> x = torch.randn(5, 3)
         >>> y, log_det = flow.forward_and_log_det(x)
         >>> torch.allclose(flow.inverse_and_log_det(y)[0], x, atol=1e-5)
         True
     """
 
-    def __init__(self, dim: int, context_dim: int = 0) -> None:
+    def __init__(self, dim: int, context_dim: int = 0, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
+        self.layers = check_layers(layers)
         # Centres lie among the samples, whose norm is near sqrt(D), and so does the reach alpha.
         self.params = Params(
             context_dim,
-            centre=torch.randn(dim),
-            a=torch.tensor(math.sqrt(dim)),
-            b=SMALL * torch.randn(()),
+            centre=torch.randn(layers, dim),
+            a=torch.full((layers,), math.sqrt(dim)),
+            b=(layers,),
         )
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        centre, alpha, beta = self._ball(context)
-        away = x - centre
-        h = 1 / (alpha + vector_norm(away, dim=-1))
-        return x + (beta * h).unsqueeze(-1) * away, self._log_det(alpha, beta, h)
+        centre, alpha, beta = self._balls(context)
+        reaches = []
+        for k in range(self.layers):
+            away = x - centre[..., k, :]
+            h = 1 / (alpha[..., k] + vector_norm(away, dim=-1))
+            x = x + (beta[..., k] * h).unsqueeze(-1) * away
+            reaches.append(h)
+        return x, self._log_det(alpha, beta, torch.stack(reaches, -1))
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        centre, alpha, beta = self._ball(context)
-        away = y - centre
-        s = vector_norm(away, dim=-1)
-        half = (s - alpha - beta) / 2
-        root = torch.sqrt(half * half + alpha * s)
-        # The positive root half + root; where that cancels, as alpha s / (root - half).
-        r = torch.where(half > 0, half + root, alpha * s / (root + half.abs()))
-        h = 1 / (alpha + r)
-        x = centre + away / (1 + beta * h).unsqueeze(-1)
-        return x, -self._log_det(alpha, beta, h)
+        centre, alpha, beta = self._balls(context)
+        reaches = []
+        for k in reversed(range(self.layers)):
+            away = y - centre[..., k, :]
+            h = 1 / (alpha[..., k] + radius(vector_norm(away, dim=-1), alpha[..., k], beta[..., k]))
+            y = centre[..., k, :] + away / (1 + beta[..., k] * h).unsqueeze(-1)
+            reaches.append(h)
+        return y, -self._log_det(alpha, beta, torch.stack(reaches[::-1], -1))
 
-    def _ball(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        r"""The centre, :math:`\alpha > 0` and :math:`\beta > -\alpha`."""
+    def _balls(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The centres, :math:`\alpha > 0` and :math:`\beta > -\alpha`, the last two ``(*, K)``."""
         centre, a, b = self.params(context)
-        alpha = softplus(a) + torch.finfo(a.dtype).tiny  # softplus underflows to zero
+        # The centre is singular at alpha = 0, to which softplus underflows.
+        alpha = softplus(a) + torch.finfo(a.dtype).eps
         return centre, alpha, alpha * elu(b, 1 - MARGIN)
 
     def _log_det(self, alpha: Tensor, beta: Tensor, h: Tensor) -> Tensor:
+        """The log-determinants of all layers, summed; all arguments of shape ``(*, K)``."""
         pull = beta * h
-        return (self.dim - 1) * torch.log1p(pull) + torch.log1p(pull * (alpha * h))
+        parts = (self.dim - 1) * torch.log1p(pull) + torch.log1p(pull * (alpha * h))
+        return parts.sum(-1)
+
+
+def radius(s: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """The r >= 0 which the flow takes to the distance s from the centre."""
+    half = (s - alpha - beta) / 2
+    root = torch.sqrt(half * half + alpha * s)
+    # The positive root half + root; where that cancels, as alpha s / (root - half).
+    return torch.where(half > 0, half + root, alpha * s / (root + half.abs()))

@@ -1,0 +1,61 @@
+"""What lets a model or a guide that knows nothing of it run inside ``torch.func.vmap``."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Dirichlet, Distribution
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Blanks", "Unchecked"]
+
+# What makes an empty or zero tensor, which is then written to in place.
+BLANK = {torch.empty, torch.zeros, Tensor.new, Tensor.new_empty, Tensor.new_zeros}
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]  # a property to Python
+
+
+class Blanks(TorchFunctionMode):
+    """Makes new empty tensors one a draw, so that the draws can write to them in place.
+
+    It also keeps ``x.data``, which Pyro's enumeration asks for, from being an error.
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.index = index
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func == DATA:
+            return args[0].detach()
+        result = func(*args, **(kwargs or {}))
+        if func in BLANK and result.is_floating_point():
+            result = torch.where((self.index >= 0).to(result.device), result, result)
+        return result
+
+
+class Unchecked(Messenger):
+    """Replaces distributions that check their values, which a draw among many cannot do."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], Distribution):
+            msg["fn"] = _unchecked(msg["fn"])
+
+
+def _unchecked(fn: Distribution) -> Distribution:
+    fn = copy.copy(fn)
+    fn._validate_args = False
+    for name, value in vars(fn).items():
+        if isinstance(value, Distribution):
+            vars(fn)[name] = _unchecked(value)
+    if isinstance(fn, Dirichlet):  # also within Beta and LKJ; its own rsample has a torch.autograd
+        vars(fn)["rsample"] = partial(_sample_dirichlet, fn)  # function that vmap cannot run
+    return fn
+
+
+def _sample_dirichlet(fn: Dirichlet, sample_shape: Any = ()) -> Tensor:
+    return torch._sample_dirichlet(fn.concentration.expand(fn._extended_shape(sample_shape)))

@@ -1,0 +1,257 @@
+"""Is a posterior any good? What the importance weights of its draws say."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pyro.ops.stats import fit_generalized_pareto
+from torch import Tensor
+
+__all__ = ["Diagnosis", "Smoothed", "check_count", "diagnose", "resampled", "smooth", "threshold"]
+
+MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
+MIN_TAIL = 5  # weights above the cutoff that a Pareto fit needs
+GOOD = 0.5  # the weights have a finite variance below
+USABLE = 0.7  # smoothed weights still work below
+FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
+ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
+MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Pareto-smoothed importance weights.
+
+    Attributes:
+        log_weights: The normalized log weights, the largest ones replaced by the quantiles of
+            the Pareto distribution fitted to them; with shape ``(n,)``.
+        k_hat: The tail index of that distribution.
+        cutoff: The raw log weight above which weights are smoothed.
+        scale: The scale of the Pareto distribution of weight less ``exp(cutoff)``, relative to
+            the largest weight.
+        tail: How many weights are smoothed.
+    """
+
+    log_weights: Tensor
+    k_hat: float
+    cutoff: float
+    scale: float
+    tail: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How well a guide's draws stand for the posterior.
+
+    Attributes:
+        verdict: ``"good"``, ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
+            ``"poor"``.
+        message: What that means, and what to try next.
+        k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``
+            usable; minus infinity where all weights are the same.
+        k_threshold: ``min(1 - 1 / log10(n), 0.7)``: n draws cannot tell more.
+        ess: The effective share of the draws as an importance sample of the posterior, 0 to 1.
+        elbo: The evidence lower bound; the mean log weight.
+        elbo_se: Its standard error.
+        log_evidence: The log of the mean weight, an estimate of the log evidence.
+        log_evidence_se: Its standard error; it means nothing where the verdict is poor.
+        missed: The share of the posterior's mass that a search away from the guide's draws
+            has found, and that the guide does not reach; NaN where there was no search.
+        nonfinite: The share of draws whose weight is zero, infinite or not a number; the ELBO
+            leaves them out.
+        n: The number of draws.
+    """
+
+    verdict: str
+    message: str
+    k_hat: float
+    k_threshold: float
+    ess: float
+    elbo: float
+    elbo_se: float
+    log_evidence: float
+    log_evidence_se: float
+    missed: float
+    nonfinite: float
+    n: int
+
+    def __str__(self) -> str:
+        rows = {
+            "k-hat": f"{self.k_hat:.2f}  (good below {GOOD}, usable below {self.k_threshold:.2f})",
+            "ESS": f"{100 * self.ess:.1f} % of {self.n:,} draws",
+            "ELBO": f"{self.elbo:.3f} ± {self.elbo_se:.3f}",
+            "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_se:.3f}",
+        }
+        if not math.isnan(self.missed):
+            rows["missed mass"] = f"{100 * self.missed:.0f} %"
+        if self.nonfinite:
+            rows["not finite"] = f"{100 * self.nonfinite:.1f} % of the draws"
+        lines = [f"{self.verdict}: {self.message}"]
+        return "\n".join(lines + [f"  {name:<13} {value}" for name, value in rows.items()])
+
+
+def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.0) -> Diagnosis:
+    """What importance weights say of the guide that has made the draws.
+
+    Arguments:
+        log_weights: Log density of model and data less log density of the guide, for each draw.
+        missed: The share of the posterior's mass that the guide is known to miss.
+        rounding: The standard error that a log density has by rounding.
+
+    Example:
+        >>> noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+        >>> diagnose(0.1 * noise).verdict
+        'good'
+    """
+    n = len(log_weights)
+    check_count(n)
+    log_weights = log_weights.detach().double().cpu()
+    finite = log_weights[log_weights.isfinite()]
+    nonfinite = 1 - len(finite) / n
+    infinite = bool((log_weights == torch.inf).any())
+    limit = threshold(n)
+    if len(finite) < MIN_DRAWS:
+        nan = math.nan
+        numbers = dict.fromkeys(
+            ["elbo", "elbo_se", "log_evidence", "log_evidence_se", "missed"], nan
+        )
+        return Diagnosis(
+            verdict="poor",
+            message=_advice("poor", math.inf, nan, nonfinite, infinite),
+            k_hat=math.inf,
+            k_threshold=limit,
+            ess=0.0,
+            nonfinite=nonfinite,
+            n=n,
+            **numbers,
+        )
+    k_hat = math.inf if infinite else smooth(finite).k_hat
+    weights = torch.exp(finite - finite.max())
+    mean = weights.mean()
+    spoiled = infinite or nonfinite > ALLOWED or missed > MISSED
+    verdict = "good" if k_hat < min(GOOD, limit) else "usable" if k_hat < limit else "poor"
+    verdict = "poor" if spoiled else verdict
+    return Diagnosis(
+        verdict=verdict,
+        message=_advice(verdict, k_hat, missed, nonfinite, infinite),
+        k_hat=k_hat,
+        k_threshold=limit,
+        # A draw of weight zero counts among the n, not among the effective ones.
+        ess=float(weights.sum() ** 2 / (weights**2).sum() / n),
+        elbo=float(finite.mean()),
+        elbo_se=math.hypot(float(finite.std()) / math.sqrt(len(finite)), rounding),
+        log_evidence=float(mean.log() + finite.max() + math.log(len(finite) / n)),
+        log_evidence_se=math.hypot(float(weights.std() / mean) / math.sqrt(n), rounding),
+        missed=missed,
+        nonfinite=nonfinite,
+        n=n,
+    )
+
+
+def threshold(n: int) -> float:
+    """The largest k-hat of n draws at which smoothed weights are of use."""
+    return min(1 - 1 / math.log10(n), USABLE) if n > 1 else 0.0
+
+
+def check_count(n: int) -> None:
+    """Refuse numbers of draws that are too small to judge from."""
+    if n < MIN_DRAWS:
+        raise ValueError(
+            f"{n} draws are too few to judge from; type diagnose({MIN_DRAWS}) or, better, "
+            "diagnose(4000)"
+        )
+
+
+def _advice(verdict: str, k_hat: float, missed: float, nonfinite: float, infinite: bool) -> str:
+    """The verdict in words, and what to try next."""
+    if infinite:
+        return (
+            "the model's log density is infinite at some draws: look for a scale that may be zero, "
+            "or an improper prior without enough data"
+        )
+    if nonfinite > ALLOWED:
+        return (
+            f"{100 * nonfinite:.1f} % of the draws have no finite log density: the guide leaves "
+            "the model's support, or the model's numerics fail there; look for NaN, use float64, "
+            "and supports in place of checks"
+        )
+    if missed > MISSED:
+        return (
+            f"about {100 * missed:.0f} % of the posterior lies where the guide does not reach, in "
+            "another mode perhaps; start elsewhere (another seed, init_loc_fn), use a flow of "
+            "more layers, or compare the fits by their log evidence"
+        )
+    if verdict == "good":
+        return "the draws stand for the posterior"
+    if verdict == "usable":
+        return (
+            "the guide is close to the posterior but too narrow in places; use resample(n) for "
+            "the draws, or train for more steps or with more layers"
+        )
+    return (
+        "the guide misses the posterior, so its draws are not to be trusted; train for more "
+        'steps, use a flow in place of a normal guide or more layers (flow="planar*16"), or '
+        "write the model in other coordinates (non-centred)"
+        if k_hat < math.inf
+        else "a few draws outweigh all others: the guide is far from the posterior; train for more "
+        'steps, and look at posterior.plot("loss")'
+    )
+
+
+def smooth(log_weights: Tensor) -> Smoothed:
+    """Pareto-smoothed importance weights.
+
+    The M = min(n / 5, 3 sqrt(n)) largest weights are replaced by the expected order statistics
+    of a generalized Pareto distribution, fitted by the method of Zhang and Stephens with a weak
+    prior towards k = 0.5.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
+        https://arxiv.org/abs/1507.02646
+
+    Arguments:
+        log_weights: Finite log weights, or minus infinity, with shape ``(n,)``.
+    """
+    log_weights = log_weights.detach().double().cpu()
+    n = len(log_weights)
+    top = log_weights.max()
+    order = log_weights.argsort()
+    sizes = (log_weights - top)[order]
+    count = math.ceil(min(n / 5, 3 * math.sqrt(n)))
+    least = math.log(torch.finfo(torch.float64).tiny)  # smaller weights are no numbers any more
+    cutoff = max(float(sizes[max(n - count - 1, 0)]), least)
+    tail = int((sizes > cutoff).sum())
+    plain = log_weights - log_weights.logsumexp(0)
+    if float(torch.exp(sizes).mean()) > 1 - FLAT or tail == 0:
+        return Smoothed(plain, -math.inf, cutoff + float(top), 0.0, 0)  # bounded, and there
+    if tail < MIN_TAIL:
+        return Smoothed(plain, math.inf, cutoff + float(top), 0.0, 0)
+    excess = torch.exp(sizes[-tail:]) - math.exp(cutoff)
+    k, sigma = map(float, fit_generalized_pareto(excess))
+    if not (math.isfinite(k) and sigma > 0):
+        return Smoothed(plain, math.inf, cutoff + float(top), 0.0, 0)
+    probability = (torch.arange(tail, dtype=torch.float64) + 0.5) / tail
+    quantiles = -torch.log1p(-probability)
+    if abs(k) > torch.finfo(torch.float64).eps:
+        quantiles = torch.expm1(k * quantiles) / k
+    smoothed = sizes.clone()
+    smoothed[-tail:] = torch.log(sigma * quantiles + math.exp(cutoff)).clamp_max(0.0)
+    result = torch.empty_like(smoothed)
+    result[order] = smoothed
+    result = result - result.logsumexp(0)
+    return Smoothed(result, k, cutoff + float(top), sigma, tail)
+
+
+def resampled(log_weights: Tensor, n: int) -> Tensor:
+    """Indices of n draws, chosen in proportion to their smoothed weights, in random order.
+
+    Systematic resampling: one random number places n equidistant pointers, so that a draw comes
+    as often as its weight asks for, to within one.
+    """
+    usable = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
+    if bool((usable == -torch.inf).all()):
+        raise ValueError("no draw has a finite weight, so there is none to keep; see diagnose()")
+    total = smooth(usable).log_weights.exp().cumsum(0)
+    shift = torch.rand((), dtype=torch.float64)
+    pointers = (torch.arange(n, dtype=torch.float64) + shift) * (total[-1] / n)
+    return torch.searchsorted(total, pointers)[torch.randperm(n)]

@@ -1,0 +1,116 @@
+"""What runs a traced step: TorchScript, ready in a second, or inductor, an order faster later.
+
+Both take the graph of a step and its inputs, and return a function of the inputs that changes
+them in place and returns the loss. Neither changes a setting of the process.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+__all__ = ["Engine", "full", "quick", "tidy"]
+
+Engine = Callable[[Sequence[Tensor]], Tensor]
+
+SMALL = 100_000  # elements of the largest tensor, up to which one thread is the fastest
+
+_aten = torch.ops.aten
+_VIEWS = (_aten.view.default, _aten.expand.default, _aten._unsafe_view.default)
+_ALIASES = (_aten.detach.default, _aten.alias.default)
+
+
+def tidy(module: GraphModule) -> GraphModule:
+    """Drop the nodes of a traced step that compute nothing, or the same as an earlier one."""
+    for node in list(module.graph.nodes):
+        if _does_nothing(node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    _share(module.graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _does_nothing(node: Node) -> bool:
+    if node.target in _VIEWS:
+        (old, new) = (part.meta.get("val") for part in (node.args[0], node))  # type: ignore[union-attr]
+        return old is not None and new is not None and old.shape == new.shape
+    return node.target in _ALIASES
+
+
+def mutates(node: Node) -> bool:
+    """Whether a node changes its first argument in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _share(graph: Graph) -> None:
+    """Compute equal expressions once, but draw every random number and fill every buffer."""
+    changed = {node.args[0] for node in graph.nodes if mutates(node)}
+    seen: dict[object, Node] = {}
+    for node in list(graph.nodes):
+        target = node.target
+        if (
+            not isinstance(target, torch._ops.OpOverload)
+            or node in changed
+            or mutates(node)
+            or torch.Tag.nondeterministic_seeded in target.tags
+        ):
+            continue
+        # Arguments are nodes, numbers and lists of them; 1, 1.0 and True must not be confused.
+        key = repr((target, node.args, sorted(node.kwargs.items())))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
+    """TorchScript: no Python between the operations, which stay one call each."""
+    scripted = torch.jit.trace(
+        lambda *tensors: module(*tensors),
+        tuple(tensor.clone() for tensor in inputs),
+        check_trace=False,
+    )
+    return lambda tensors: scripted(*tensors)[0]
+
+
+def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
+    """Inductor: the operations fused to a few C++ loops; needs a C++ compiler."""
+    import torch._inductor.config as inductor
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    copies = [tensor.clone() for tensor in inputs]
+    settings: dict[str, Any] = {
+        "fallback_random": True,  # the numbers of the other engines, and quicker than its own
+        "compile_threads": 1,  # one graph: no pool of processes to start
+    }
+    largest = max((_size(node) for node in module.graph.nodes), default=0)
+    if largest <= SMALL:
+        settings["cpp.threads"] = 1
+    with torch.no_grad(), inductor.patch(settings):
+        pure = make_fx(
+            torch.func.functionalize(module, remove="mutations_and_views"),
+            decomposition_table=select_decomp_table(),
+        )(*copies)
+        tidy(pure)
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        fakes = [mode.from_tensor(tensor) for tensor in copies]
+        FakeTensorProp(pure, mode).propagate_dont_convert_inputs(*fakes)
+        with tracing(TracingContext(mode)):
+            compiled = compile_fx_inner(pure, fakes)
+    # The compiled function empties the list that it is given.
+    return lambda tensors: compiled(list(tensors))[0]
+
+
+def _size(node: Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, Tensor) else 0

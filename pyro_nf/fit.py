@@ -1,0 +1,200 @@
+"""fit: from a model and data to a posterior."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import nn
+
+from pyro_nf.files import fingerprint, read
+from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.posterior import Posterior
+from pyro_nf.randomness import kept_random_state
+from pyro_nf.registry import FlowSpec
+from pyro_nf.run import FitError, Run
+from pyro_nf.step import Step
+from pyro_nf.target import Target, plate_nesting
+
+__all__ = ["FitError", "fit"]
+
+PARTICLES = 64
+SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
+LR = 1e-2
+STARTS = 5  # first runs of a model whose numerics may fail now and then
+VERSION = 1
+
+Compile = Literal["auto", "quick", "full", False]
+
+
+def fit(
+    model: Callable[..., Any],
+    *args: Any,
+    guide: Callable[..., Any] | None = None,
+    flow: FlowSpec | None = None,
+    elbo: ELBO | None = None,
+    steps: int | None = None,
+    particles: int | None = None,
+    lr: float = LR,
+    seed: int | None = None,
+    compile: Compile = "auto",  # the word that torch uses
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    **kwargs: Any,
+) -> Posterior:
+    """Fit a posterior to a model by stochastic variational inference.
+
+    A flow guide starts from a normal approximation; then Adam runs at a constant rate until the
+    evidence lower bound is stationary, and while the rate falls to zero; the result is the best
+    of the last iterates' average and the states on the way. A step whose loss or gradient is not
+    finite, or in which the model's numerics fail, is skipped. Ctrl-C ends the fit early, and
+    returns what it has reached.
+
+    Arguments:
+        model: A Pyro model.
+        args: What the model takes.
+        guide: Any Pyro guide; by default ``AutoFlowGuide(model, flow)``.
+        flow: What :func:`pyro_nf.make_flow` takes.
+        elbo: One of Pyro's ELBOs; by default ``Trace_ELBO`` with vectorized particles.
+        steps: The number of steps; by default as many as are needed.
+        particles: The number of draws a step; by default 64, or 4 where the model cannot be
+            vectorized.
+        lr: The learning rate of Adam.
+        seed: With a seed, the result is the same each time, and the caller's random state is
+            left alone.
+        compile: ``"quick"`` runs a traced step, ready in seconds; ``"full"`` compiles it, which
+            takes longer and runs an order faster; ``"auto"`` goes from one to the other when the
+            rest of the run repays it; False runs the model at each step.
+        progress: Whether to show a progress bar.
+        checkpoint: A file to which the fit is saved every few seconds. The same call with the
+            same file goes on where it was.
+        kwargs: What the model takes.
+
+    Returns:
+        The posterior, with the losses on the way and a message on how the fit ended.
+
+    Example:
+        >>> from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+        >>> posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, steps=20, progress=False)
+        >>> posterior.draws(5)["z"].shape
+        torch.Size([5, 8])
+    """
+    _check(steps=steps, particles=particles, lr=lr, compile=compile)
+    if guide is not None and flow is not None:
+        raise ValueError("give either a guide or a flow, not both; a guide has its own")
+    with _seeded(seed):
+        if guide is None:
+            guide = AutoFlowGuide(model, "planar*8" if flow is None else flow)
+        saved = None
+        if checkpoint is not None and os.path.exists(checkpoint):
+            saved = read(checkpoint, "checkpoint")
+        if isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None:
+            guide.setup(*args, **kwargs)
+            if saved is None:
+                guide.warm_start(*args, **kwargs)
+        if elbo is None:
+            elbo = _default_elbo(model, guide, args, kwargs, particles)
+        step = _first_step(elbo, model, guide, args, kwargs)
+        modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
+        facts: dict[str, Any] = {"steps": steps, "lr": lr, "elbo": type(elbo).__name__}
+        facts |= {"particles": elbo.num_particles, "parameters": _shapes(step, guide)}
+        identity = fingerprint([args, kwargs], version=VERSION, **facts)
+        run = Run(step, lr, steps, modules, progress=progress, path=checkpoint, identity=identity)
+        if saved is not None:
+            run.restore(saved)
+        _tell_silent(step)
+        run.go(compile)
+    posterior = Posterior(model, guide, *args, **kwargs)
+    posterior.losses, posterior.message = run.history(), run.message
+    return posterior
+
+
+def _check(**options: Any) -> None:
+    for name in ("steps", "particles"):
+        value = options[name]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    lr, tier = options["lr"], options["compile"]
+    if not isinstance(lr, int | float) or not 0 < lr < math.inf:
+        raise ValueError(f"lr must be a positive number, got {lr!r}")
+    if tier not in ("auto", "quick", "full", False):
+        raise ValueError(f'compile must be "auto", "quick", "full" or False, got {tier!r}')
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with kept_random_state():
+        pyro.set_rng_seed(seed)
+        yield
+
+
+def _default_elbo(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    particles: int | None,
+) -> ELBO:
+    """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
+    if isinstance(guide, AutoContinuous):
+        guide(*args, **kwargs)  # set up
+        target = Target(guide, args, kwargs)
+        vectorize, nesting = target.vectorized, target.nesting
+    else:
+        nesting = plate_nesting(model, guide, args, kwargs)
+        vectorize = True
+    count = particles or (PARTICLES if vectorize else SINGLE_PARTICLES)
+    # With one particle Pyro adds no plate, and counts none.
+    return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
+
+
+def _first_step(
+    elbo: ELBO,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Step:
+    """The step, which runs the model once; again where numerics that may fail do."""
+    for _ in range(STARTS - 1):
+        try:
+            return Step(elbo, model, guide, args, kwargs)
+        except (RuntimeError, ValueError, ArithmeticError):
+            continue
+    return Step(elbo, model, guide, args, kwargs)
+
+
+def _shapes(step: Step, guide: Callable[..., Any]) -> dict[str, list[int]]:
+    """The parameters' shapes by name, without the guide's own, which counts the guides."""
+    own = getattr(guide, "_pyro_name", "")
+    return {
+        name.removeprefix(own): list(leaf.shape)
+        for name, leaf in zip(step.names, step.leaves, strict=True)
+    }
+
+
+def _tell_silent(step: Step) -> None:
+    """Name the parameters that receive no gradient."""
+    with kept_random_state():
+        try:
+            gradient = step.gradient()[1]
+        except (RuntimeError, ValueError, ArithmeticError):  # the run meets it, and counts it
+            return
+    parts = gradient.split([leaf.numel() for leaf in step.leaves])
+    silent = [name for name, part in zip(step.names, parts, strict=True) if not part.any()]
+    if silent:
+        warnings.warn(
+            f"no gradient reaches {', '.join(silent)}: the loss does not depend on them, or the "
+            "model detaches them",
+            stacklevel=3,
+        )

@@ -1,0 +1,287 @@
+"""A run of steps: schedule, averaging, stopping, roll-back, checkpoints and the progress bar."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_nf.blame import blame
+from pyro_nf.files import write
+from pyro_nf.randomness import kept_random_state
+from pyro_nf.step import Step
+
+__all__ = ["FitError", "Run"]
+
+BLOCK = 50  # steps between two looks at the run
+WINDOW = 400  # steps whose mean loss is compared with that of as many before
+TOLERANCE = 0.02  # nats by which a window must improve on the one before
+PATIENCE = 20_000  # steps at the full rate, at most
+DECAY = (1_000, 4_000)  # bounds of the number of steps in which the rate falls to zero
+AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
+RETRIES = 4  # returns to the best state, each at a smaller rate
+SHRINK = 0.3
+SAVE_EVERY = 5.0  # seconds
+FINALS = 16  # evaluations of the loss by which the end states are compared
+
+# Seconds that inductor takes: what it costs at all, and for each node of the step's graph.
+COMPILE_TIME = (5.0, 0.015)
+COMPILE_GAIN = 0.7  # share of a quick step's time that a full one saves, at least
+
+
+class FitError(RuntimeError):
+    """A fit that could not go on; the message names the site and what to do."""
+
+
+class Run:
+    """The run of a fit, and all that a checkpoint must hold of it.
+
+    The learning rate stays at `lr` until the loss is stationary, then falls to zero by a half
+    cosine; with a given number of steps it falls from the first.
+
+    Arguments:
+        step: The step.
+        lr: The learning rate.
+        steps: The number of steps; None to stop when stationary.
+        modules: What holds, besides parameters, buffers that a checkpoint needs.
+        progress: Whether to show a progress bar.
+        path: Where to save checkpoints, if anywhere.
+        identity: What a checkpoint must agree on to be of this run.
+
+    Attributes:
+        losses: The loss of each step; NaN where it was skipped.
+        message: How the run ended.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        lr: float,
+        steps: int | None,
+        modules: Sequence[nn.Module] = (),
+        *,
+        progress: bool = False,
+        path: str | os.PathLike[str] | None = None,
+        identity: str = "",
+    ) -> None:
+        self.step, self.path, self.identity = step, path, identity
+        self.modules, self.progress = modules, progress
+        self.lr, self.retries = lr, 0
+        self.turn = None if steps is None else 0  # the step at which the rate begins to fall
+        self.length = steps or 0
+        self.losses: list[float] = []
+        self.message = ""
+        self.finished = False
+        self.first = step.parameters()
+        self.best, self.best_loss = self.first, math.inf
+        self.sum, self.summed = torch.zeros_like(self.first), 0
+        self._saved = time.monotonic()
+
+    # ---------------------------------------------------------------- the run
+
+    def go(self, compile: str | bool) -> None:  # fit's word
+        """Run to the end, or to Ctrl-C, and leave the best parameters in place."""
+        if self.finished:
+            return
+        with tqdm(total=self._end(), disable=not self.progress, initial=len(self.losses)) as bar:
+            try:
+                self._compile(compile, bar)
+                while (end := self._end()) is None or len(self.losses) < end:
+                    started = time.perf_counter()
+                    self._block()
+                    self._look()
+                    self._show(bar)
+                    if compile == "auto":
+                        self._upgrade((time.perf_counter() - started) / BLOCK, bar)
+                how = "stationary" if self.turn else "finished"
+            except KeyboardInterrupt:
+                how = "interrupted"
+        self._finish(how)
+
+    def _end(self) -> int | None:
+        return None if self.turn is None else self.turn + self.length
+
+    def _rate(self, index: int) -> float:
+        if self.turn is None:
+            return self.lr
+        return self.lr * (1 + math.cos(math.pi * (index - self.turn) / self.length)) / 2
+
+    def _block(self) -> None:
+        """Take some steps."""
+        begin, end = len(self.losses), self._end()
+        count = BLOCK if end is None else min(BLOCK, end - begin)
+        averaging = math.inf if end is None else end - max(1, int(AVERAGED * self.length))
+        losses = []
+        failure: Exception | None = None
+        for index in range(begin, begin + count):
+            try:
+                losses.append(self.step(self._rate(index)))
+            except (RuntimeError, ValueError, ArithmeticError) as error:
+                failure = error  # of the model's numerics: costs this step
+                losses.append(torch.tensor(math.nan))
+            if index >= averaging:
+                self.sum += self.step.parameters()
+                self.summed += 1
+        values = torch.stack([loss.to(self.sum) for loss in losses]).tolist()
+        self.losses += values
+        if sum(map(math.isnan, values)) > count / 2:
+            self._retreat(failure)
+
+    def _retreat(self, failure: Exception | None) -> None:
+        """Go back to the best state, at a smaller rate; give up after some times."""
+        if self.retries == RETRIES:
+            step = self.step
+            self._set(self.best)
+            raise FitError(
+                f"most steps failed, also after {RETRIES} returns to the best state at smaller "
+                f"learning rates: {blame(step.model, step.guide, *step.data)}"
+            ) from failure
+        self.retries += 1
+        self.lr *= SHRINK
+        self._set(self.best)
+        self.step.reset()
+        self.sum, self.summed = torch.zeros_like(self.first), 0
+
+    def _look(self) -> None:
+        """Keep the best state, decide whether the loss is stationary, save."""
+        block = [loss for loss in self.losses[-BLOCK:] if math.isfinite(loss)]
+        if block and sum(block) / len(block) < self.best_loss:
+            self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
+        done = len(self.losses)
+        if self.turn is None and done >= 2 * WINDOW and done % WINDOW == 0:
+            new, old = self.history()[-WINDOW:], self.history()[-2 * WINDOW : -WINDOW]
+            new, old = new[new.isfinite()], old[old.isfinite()]
+            noise = float((new.var() / len(new) + old.var() / len(old)).sqrt())
+            if float(old.mean() - new.mean()) < max(TOLERANCE, noise) or done >= PATIENCE:
+                self.turn, self.length = done, min(max(done, DECAY[0]), DECAY[1])
+        if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
+            self.save()
+
+    def _finish(self, how: str) -> None:
+        """Choose among the states that could be the result, by their losses on equal draws."""
+        states = {"the last iterate": self.step.parameters(), "the best state": self.best}
+        if self.summed:
+            states[f"the average of {self.summed} iterates"] = self.sum / self.summed
+        states["the start"] = self.first
+        scores = {name: self._score(state) for name, state in states.items()}
+        name = min(scores, key=lambda key: scores[key][0])
+        loss, error = scores[name]
+        self._set(states[name])
+        skipped = sum(map(math.isnan, self.losses))
+        self.message = (
+            f"{how} after {len(self.losses):,} steps ({self.step.tier}); {name}, "
+            f"ELBO {-loss:.2f} ± {error:.2f}"
+            + (f"; {skipped} steps were skipped" if skipped else "")
+            + (f"; {self.retries} returns to the best state" if self.retries else "")
+        )
+        self.finished = how != "interrupted"
+        if self.path is not None:
+            self.save()
+
+    def _score(self, state: Tensor) -> tuple[float, float]:
+        """The mean loss of a state and its standard error; infinite if it has none."""
+        self._set(state)
+        losses = []
+        with kept_random_state():
+            for _ in range(FINALS):
+                try:
+                    losses.append(self.step(0.0))
+                except (RuntimeError, ValueError, ArithmeticError):
+                    losses.append(torch.tensor(math.nan))
+        values = torch.stack([loss.to(self.sum) for loss in losses])
+        values = values[values.isfinite()]
+        if len(values) < FINALS / 2:
+            return math.inf, math.inf
+        return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+    def _set(self, state: Tensor) -> None:
+        self.step.set_parameters(state)
+
+    def history(self) -> Tensor:
+        """The losses so far, with shape ``(steps,)``."""
+        return torch.tensor(self.losses, dtype=torch.float64)
+
+    # ---------------------------------------------------------------- speed
+
+    def _compile(self, compile: str | bool, bar: Any) -> None:
+        if compile is False:
+            return
+        wanted = ["full", "quick"] if compile == "full" else ["quick"]
+        for tier in wanted:
+            bar.set_description("tracing" if tier == "quick" else "compiling")
+            if self.step.compile(tier):  # type: ignore[arg-type]
+                break
+        else:
+            warnings.warn(
+                f"the step cannot be compiled and runs eagerly: {self.step.reason}", stacklevel=4
+            )
+        bar.set_description("fitting")
+
+    def _upgrade(self, seconds: float, bar: Any) -> None:
+        """Compile fully when what is left of the run repays it."""
+        if self.step.tier != "quick" or len(self.losses) < 2 * BLOCK:
+            return
+        end = self._end()
+        left = (end or len(self.losses) + DECAY[0]) - len(self.losses)
+        price = COMPILE_TIME[0] + COMPILE_TIME[1] * self.step.nodes
+        if left * seconds * COMPILE_GAIN > price:
+            bar.set_description("compiling")
+            if not self.step.compile("full"):
+                self.step.nodes = 10**9  # not again
+            bar.set_description("fitting")
+
+    def _show(self, bar: Any) -> None:
+        bar.total = self._end()
+        recent = self.history()[-WINDOW:]
+        recent = recent[recent.isfinite()]
+        if len(recent) > 1:
+            error = float(recent.std() / math.sqrt(len(recent)))
+            bar.set_postfix_str(f"ELBO {-float(recent.mean()):.2f} ± {error:.2f}", refresh=False)
+        bar.update(len(self.losses) - bar.n)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint; a path that cannot be written is a warning, and the run goes on."""
+        assert self.path is not None  # the callers have looked
+        self._saved = time.monotonic()
+        content = {name: getattr(self, name) for name in _KEPT}
+        content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
+        content |= {"adam": self.step.state(), "random": torch.get_rng_state()}
+        content["modules"] = [dict(module.state_dict()) for module in self.modules]
+        try:
+            write(self.path, content)
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint {os.fspath(self.path)!r} cannot be written: {error}; the fit goes "
+                "on without",
+                stacklevel=4,
+            )
+            self.path = None
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if content["identity"] != self.identity:
+            raise ValueError(
+                "the checkpoint is of another fit: it was made with "
+                f"{content['identity']}, and this call has {self.identity}; delete the file, or "
+                "name another"
+            )
+        for name in _KEPT:
+            setattr(self, name, content[name])
+        for module, state in zip(self.modules, content["modules"], strict=True):
+            module.load_state_dict(state)
+        self._set(content["parameters"])
+        self.step.reset(content["adam"])
+        torch.set_rng_state(content["random"])
+
+
+_KEPT = (
+    *("identity", "lr", "retries", "turn", "length", "losses", "message", "finished"),
+    *("first", "best", "best_loss", "sum", "summed"),
+)

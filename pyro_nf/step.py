@@ -1,0 +1,270 @@
+"""One step of SVI as one function: traced from the unchanged model and guide, then compiled."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from pyro_nf import engines
+from pyro_nf.estimate import NothingLeavesTheGraph, estimate
+from pyro_nf.randomness import kept_random_state
+
+__all__ = ["Step", "Tier"]
+
+Tier = Literal["eager", "quick", "full"]
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+SEED = 20_151_123  # of the comparison alone, whose random state is then forgotten
+TRIES = 10  # comparisons of a traced with an eager step, until one is finite
+
+
+class Step:
+    r"""One step of Adam on the negative ELBO, over all parameters of a model and a guide.
+
+    A step is a function of the parameters, the state of Adam, a learning rate and the tensors
+    among the data, all of which but the last two it changes in place. ``eager`` runs the model
+    and the guide; ``quick`` and ``full`` run what tracing them once has recorded, after it has
+    been compared with an eager step.
+
+    A step whose loss or gradient is not finite changes nothing and returns NaN.
+
+    Arguments:
+        elbo: Any of Pyro's ELBOs; those that are not built on traces run eagerly.
+        model: A Pyro model.
+        guide: A Pyro guide, whose parameters exist or are made by its first run.
+        args: What model and guide take.
+        kwargs: What model and guide take.
+
+    Attributes:
+        tier: What runs: ``"eager"``, ``"quick"`` or ``"full"``.
+        names: The names of the parameters in Pyro's parameter store.
+        leaves: The unconstrained parameters, in the order of the names.
+        reason: Why a faster tier was refused, or an empty string.
+        nodes: The number of operations in the traced step.
+    """
+
+    def __init__(
+        self,
+        elbo: ELBO,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.elbo, self.model, self.guide = elbo, model, guide
+        self.data = (tuple(args), dict(kwargs or {}))
+        self.tier: Tier = "eager"
+        self.reason = ""
+        found = self._parameters()
+        self.names, self.leaves = list(found), list(found.values())
+        if not found:
+            raise ValueError("neither the model nor the guide has a parameter to train")
+        like = self.leaves[0]
+        dtype = torch.result_type(torch.zeros((), dtype=torch.float32), like)
+        count = sum(leaf.numel() for leaf in self.leaves)
+        self.mean = torch.zeros(count, dtype=dtype, device=like.device)
+        self.square = torch.zeros_like(self.mean)
+        self.count = torch.zeros((), dtype=dtype, device=like.device)
+        self.lr = torch.zeros_like(self.count)
+        self.nodes = 0
+        self._graph: torch.fx.GraphModule | None = None
+        self._engine: engines.Engine | None = None
+        self._inputs = self._bound()
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """One run of model and guide, for the parameters that they use."""
+        with poutine.trace(param_only=True) as capture:
+            self.elbo.loss(self.model, self.guide, *self.data[0], **self.data[1])
+        leaves: dict[int, tuple[str, Tensor]] = {}
+        for name, site in capture.trace.nodes.items():
+            value = site["value"]
+            leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
+            if leaf.requires_grad:
+                leaves.setdefault(id(leaf), (name, leaf))
+        return dict(leaves.values())
+
+    def _bound(self) -> list[Tensor]:
+        """The inputs of a step; those of the parameters share their memory."""
+        tensors = [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
+        state = [self.mean, self.square, self.count, self.lr]
+        return [leaf.detach() for leaf in self.leaves] + state + tensors
+
+    def parameters(self) -> Tensor:
+        """A copy of all parameters, with shape ``(P,)``."""
+        return torch.cat([leaf.detach().reshape(-1).to(self.mean.dtype) for leaf in self.leaves])
+
+    @torch.no_grad()
+    def set_parameters(self, values: Tensor) -> None:
+        """Set all parameters from a vector of shape ``(P,)``."""
+        parts = values.split([leaf.numel() for leaf in self.leaves])
+        for leaf, part in zip(self.leaves, parts, strict=True):
+            leaf.copy_(part.reshape(leaf.shape))
+
+    def state(self) -> list[Tensor]:
+        """A copy of the state of Adam."""
+        return [self.mean.clone(), self.square.clone(), self.count.clone()]
+
+    def reset(self, state: Sequence[Tensor] | None = None) -> None:
+        """Set the state of Adam, or forget it."""
+        for tensor, value in zip(
+            (self.mean, self.square, self.count), state or [torch.zeros(())] * 3, strict=True
+        ):
+            tensor.copy_(value.expand_as(tensor))
+
+    # ---------------------------------------------------------------- running
+
+    def __call__(self, lr: float) -> Tensor:
+        """Take one step.
+
+        Arguments:
+            lr: The learning rate.
+
+        Returns:
+            The loss before the step, a scalar; NaN where nothing was changed.
+        """
+        self.lr.fill_(lr)
+        return self._eager() if self._engine is None else self._engine(self._inputs)
+
+    def feed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
+        """Use other data from the next step on; of other shapes, eagerly."""
+        old = pytree.tree_structure(self.data), [x.shape for x in self._inputs]
+        self.data = (tuple(args), dict(kwargs or {}))
+        self._inputs = self._bound()
+        if old != (pytree.tree_structure(self.data), [x.shape for x in self._inputs]):
+            self._engine, self._graph, self.tier = None, None, "eager"
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """The loss and the gradient of its surrogate, flat, by running model and guide."""
+        loss, surrogate = estimate(self.elbo, self.model, self.guide, *self.data)
+        found: Sequence[Tensor | None]
+        if surrogate is None:  # the ELBO has called backward itself
+            found = [leaf.grad for leaf in self.leaves]
+            for leaf in self.leaves:
+                leaf.grad = None
+        else:
+            found = torch.autograd.grad(surrogate, self.leaves, allow_unused=True)
+        parts = [
+            torch.zeros_like(leaf) if part is None else part
+            for leaf, part in zip(self.leaves, found, strict=True)
+        ]
+        return loss, torch.cat([part.reshape(-1).to(self.mean.dtype) for part in parts])
+
+    @torch.no_grad()
+    def update(self, loss: Tensor, gradient: Tensor) -> Tensor:
+        """Adam's update in place, and the loss; nothing and NaN where something is not finite."""
+        fine = torch.isfinite(loss) & torch.isfinite(gradient).all()
+        count = self.count + 1
+        mean = self.mean + (1 - BETAS[0]) * (gradient - self.mean)
+        square = self.square + (1 - BETAS[1]) * (gradient * gradient - self.square)
+        size = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
+        change = self.lr / (1 - BETAS[0] ** count) * mean / size
+        change = torch.where(fine, change, 0.0)
+        for leaf, part in zip(
+            self.leaves, change.split([leaf.numel() for leaf in self.leaves]), strict=True
+        ):
+            leaf.sub_(part.reshape(leaf.shape).to(leaf.dtype))
+        self.mean.copy_(torch.where(fine, mean, self.mean))
+        self.square.copy_(torch.where(fine, square, self.square))
+        self.count.copy_(torch.where(fine, count, self.count))
+        return torch.where(fine, loss, torch.nan).detach()
+
+    def _eager(self) -> Tensor:
+        return self.update(*self.gradient())
+
+    # ---------------------------------------------------------------- compiling
+
+    def compile(self, tier: Tier) -> bool:
+        """Move to a tier; stay where it is, with a :attr:`reason`, where that cannot be done."""
+        try:
+            if self._graph is None and tier != "eager":
+                self._graph = self._trace()
+                self.nodes = len(self._graph.graph.nodes)
+            if tier == "eager":
+                engine = None
+            else:
+                assert self._graph is not None  # made above
+                make = {"quick": engines.quick, "full": engines.full}[tier]
+                with kept_random_state():
+                    with warnings.catch_warnings():
+                        # What torch's compilers deprecate of torch is not the user's affair.
+                        warnings.simplefilter("ignore")
+                        engine = make(self._graph, self._inputs)
+                    self._compare(engine)
+        except Exception as error:  # tracing runs a user's code: anything may be raised
+            self.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            return False
+        self._engine, self.tier, self.reason = engine, tier, ""
+        return True
+
+    def _trace(self) -> torch.fx.GraphModule:
+        """The step as a graph, recorded while the unchanged model and guide run once.
+
+        Tracing knows tensors by their identity: parameters, state and data are inputs of the
+        graph although model and guide reach them through closures, modules and the store.
+        """
+
+        def step(*inputs: Tensor) -> tuple[Tensor]:  # inductor wants a tuple
+            return (self.update(*self.gradient()),)
+
+        tensors = [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
+        inputs = [*self.leaves, self.mean, self.square, self.count, self.lr, *tensors]
+        with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
+            graph = make_fx(step)(*inputs)
+        for node in graph.graph.nodes:
+            if engines.mutates(node) and node.args[0].op == "get_attr":
+                raise NotImplementedError("a buffer of the model or the guide changes in place")
+        return engines.tidy(graph)
+
+    def _compare(self, engine: engines.Engine) -> None:
+        """Refuse an engine whose step differs from an eager one with the same random state.
+
+        The random state differs from that of the trace, so that a value which the trace has
+        taken for a constant shows.
+        """
+        for attempt in range(TRIES):
+            pyro.set_rng_seed(SEED + attempt)
+            try:
+                with pyro.validation_enabled(False):
+                    loss, gradient = self.gradient()
+            except (RuntimeError, ValueError, ArithmeticError):  # numerics, for these numbers
+                continue
+            if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
+                continue
+            expected = self.mean + (1 - BETAS[0]) * (gradient - self.mean)
+            pyro.set_rng_seed(SEED + attempt)
+            inputs = [tensor.clone() for tensor in self._inputs]
+            traced = engine(inputs)
+            mean = inputs[len(self.leaves)]
+            tolerance = torch.finfo(mean.dtype).eps ** 0.5
+            gap = (mean - expected).norm() / expected.norm().clamp_min(1e-30)
+            off = (traced - loss).abs() / (1 + loss.abs())
+            if not bool((gap <= tolerance) & (off <= tolerance)):
+                raise RuntimeError(
+                    "the traced step differs from the eager one, as it does when the model takes "
+                    f"values out of tensors: loss {float(traced)} instead of {float(loss)}, "
+                    f"gradient off by {float(gap):.1e}"
+                )
+            return
+        raise RuntimeError(f"no finite loss and gradient in {TRIES} steps to compare with")
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Leave parameters, state and random state as they were before."""
+        tensors = [*self.leaves, self.mean, self.square, self.count]
+        before = [tensor.detach().clone() for tensor in tensors]
+        try:
+            with kept_random_state():
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, before, strict=True):
+                    tensor.copy_(value)

@@ -1,0 +1,226 @@
+"""Whitened coordinates: where and how wide a posterior lies, found before its flow is trained."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nf.flow import Flow
+
+__all__ = ["Coordinates", "Whiten", "find_coordinates"]
+
+MAX_DENSE = 500  # dimensions up to which a full covariance pays
+LOOKS = 100  # points to look at for one of positive density
+CLIMB = 200  # iterations of L-BFGS towards the mode
+ROUNDS = 40  # iterations of the normal approximation
+FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
+GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
+IDLE = 0.02  # nats by which a round must improve the bound, or three rounds are the last
+TRUST = 4.0  # the most by which a round changes a variance, up or down
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+class Coordinates(NamedTuple):
+    """A normal approximation of a posterior, in whose standard coordinates a flow has less to do.
+
+    Attributes:
+        shift: Its mean, with shape ``(D,)``.
+        scale_tril: The Cholesky factor of its covariance, with shape ``(D, D)``.
+        elbo: The evidence lower bound that it reaches.
+        ess: The effective share of its draws as an importance sample of the posterior.
+    """
+
+    shift: Tensor
+    scale_tril: Tensor
+    elbo: float
+    ess: float
+
+
+class Whiten(Flow):
+    r"""The map from whitened coordinates back to the model's; fixed, and the identity at first.
+
+    .. math:: y = \mu + L x, \qquad \log \det = \sum_i \log L_{ii}
+
+    Arguments:
+        dim: The dimension :math:`D`.
+    """
+
+    shift: Tensor | None
+    scale_tril: Tensor | None
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("shift", None)
+        self.register_buffer("scale_tril", None)
+
+    def set(self, shift: Tensor, scale_tril: Tensor) -> None:
+        """Use the coordinates in which N(shift, L L') is standard normal."""
+        self.shift, self.scale_tril = shift, scale_tril
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None or self.scale_tril is None:
+            return x, x.new_zeros(x.shape[:-1])
+        return self.shift + x @ self.scale_tril.mT, self._log_det(x)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None or self.scale_tril is None:
+            return y, y.new_zeros(y.shape[:-1])
+        centred = (y - self.shift).unsqueeze(-1)
+        x = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False).squeeze(-1)
+        return x, -self._log_det(y)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        assert self.scale_tril is not None  # the callers have looked
+        return self.scale_tril.diagonal().log().sum().expand(x.shape[:-1])
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take over coordinates, or none, whatever there were before."""
+        for name in ("shift", "scale_tril"):
+            value = state.get(prefix + name)
+            setattr(self, name, None if value is None else torch.empty_like(value))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Coordinates | None:
+    r"""The normal approximation with the best of the evidence lower bounds that two ways lead to.
+
+    One starts at the mode, with the curvature there (Laplace), which finds scales that differ by
+    orders of magnitude; the other, unless the first is good, at `start`: it serves where the mode
+    lies in a corner or at infinity, as in a funnel. From there natural-gradient steps fit the
+    normal distribution.
+
+    Arguments:
+        log_density: :math:`\log p(u)` for u of shape ``(n, D)``, and for one of shape ``(D,)``.
+        start: Where to start, with shape ``(D,)``.
+        scale: The standard deviation to start with.
+
+    Returns:
+        The approximation, or None if the dimension is too high for a full covariance or no
+        finite bound was found.
+    """
+    if len(start) > MAX_DENSE:
+        return None
+    start = possible(log_density, start)
+    eye = torch.eye(len(start), dtype=start.dtype, device=start.device)
+    found = []
+    mode = climb(log_density, start)
+    if mode is not None:
+        found.append(fit_normal(log_density, mode, curvature(log_density, mode)))
+    if not found or found[0].ess < GOOD:
+        found.append(fit_normal(log_density, start, scale * eye))
+    best = max(found, key=lambda coordinates: coordinates.elbo)
+    return best if math.isfinite(best.elbo) else None
+
+
+@torch.no_grad()
+def possible(log_density: LogDensity, start: Tensor) -> Tensor:
+    """A point of positive density: `start`, or one near it."""
+    generator = torch.Generator(start.device).manual_seed(0)
+    u = start
+    for attempt in range(LOOKS):
+        if bool(log_density(u).isfinite()):
+            return u
+        noise = torch.randn(len(start), generator=generator, dtype=start.dtype, device=start.device)
+        u = start + 3 * (attempt + 1) / LOOKS * noise
+    return start
+
+
+def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
+    """The mode near `start`, or None where the climb ends nowhere."""
+    u = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = -log_density(u)
+        loss.backward()
+        return loss
+
+    try:
+        optimizer.step(closure)
+    except (RuntimeError, ValueError):  # the model's numerics gave up on the way
+        return None
+    return u.detach() if bool(u.isfinite().all()) else None
+
+
+def curvature(log_density: LogDensity, mode: Tensor) -> Tensor:
+    """The Cholesky factor of the inverse of the negative Hessian, its eigenvalues floored."""
+    hessian = torch.autograd.functional.hessian(log_density, mode)
+    if not bool(hessian.isfinite().all()):
+        return torch.eye(len(mode), dtype=mode.dtype, device=mode.device)
+    values, vectors = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
+    return _root(values.clamp_min(FLOOR), vectors)
+
+
+def _root(values: Tensor, vectors: Tensor) -> Tensor:
+    """The Cholesky factor of the inverse of V diag(values) V', by QR: nothing is squared."""
+    upper = torch.linalg.qr((vectors / values.sqrt()).mT)[1]
+    return (upper * upper.diagonal().sign().unsqueeze(-1)).mT
+
+
+def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordinates:
+    r"""Natural-gradient steps of a normal approximation, and the best of its rounds.
+
+    In standard coordinates z, where the approximation is N(0, I) and g is the gradient of the
+    log density, a round moves the precision towards :math:`-E[z g^\top]` (Stein's lemma) and the
+    mean by the precision's inverse times :math:`E[g]`. Both are estimated from z and -z with
+    :math:`g + z` in place of g, which vanishes for a normal target: the estimate is then exact.
+
+    References:
+        Conjugate-Computation Variational Inference (Khan and Lin, 2017)
+        https://arxiv.org/abs/1703.04265
+    """
+    dim = len(shift)
+    best = Coordinates(shift, tril, -math.inf, 0.0)
+    idle = 0
+    generator = torch.Generator(shift.device).manual_seed(0)
+    eye = torch.eye(dim, dtype=shift.dtype, device=shift.device)
+    for round_ in range(ROUNDS):
+        half = torch.randn(
+            128 + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
+        )
+        z = torch.cat([half, -half])
+        try:
+            value, gradient = _scored(log_density, shift + z @ tril.mT)
+        except (RuntimeError, ValueError):  # a draw too wild for the model: look closer
+            tril = tril / 2
+            continue
+        entropy = tril.diagonal().log().sum() + dim * (1 + math.log(2 * math.pi)) / 2
+        elbo = float(value.mean() + entropy)
+        if not math.isfinite(elbo) or not bool(gradient.isfinite().all()):
+            tril = tril / 2
+            continue
+        log_weight = value + z.square().sum(-1) / 2
+        ess = float(torch.exp(2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)))
+        idle = 0 if elbo > best.elbo + IDLE else idle + 1
+        if elbo > best.elbo:
+            best = Coordinates(shift, tril, elbo, ess / len(z))
+        if best.ess > GOOD or idle == 3:
+            break
+        rest = gradient @ tril + z
+        rate = 0.5 * (1 - round_ / ROUNDS)
+        drift = z.mT @ rest / len(z)
+        values, vectors = torch.linalg.eigh(eye - rate * (drift + drift.mT) / 2)
+        values = values.clamp(1 / TRUST, TRUST)
+        step = (vectors / values) @ (vectors.mT @ rest.mean(0)) * rate
+        step = step * (math.sqrt(dim) / step.norm().clamp_min(math.sqrt(dim)))
+        shift = shift + tril @ step
+        tril = tril @ _root(values, vectors)
+    return best
+
+
+def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The log density at the rows of u, and its gradients."""
+    u = u.detach().requires_grad_()
+    value = log_density(u)
+    (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
