@@ -98,7 +98,8 @@ def make_flow(spec: FlowSpec, dim: int, context_dim: int = 0) -> Flow:
         context_dim: The size of the context; transforms which know none ignore it.
 
     Flows that move only a part of the coordinates take an option ``after``, which is set to the
-    layer of their class before them, to move the others: none is left untouched.
+    layer of their class before them, to move the others: none is left untouched. Flows that take
+    an option ``layers`` hold equal layers in a row in one module.
 
     Example:
         >>> make_flow("planar*2 + tril", 3)

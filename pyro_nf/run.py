@@ -163,18 +163,22 @@ class Run:
             self.save()
 
     def _finish(self, how: str) -> None:
-        """Choose among the states that could be the result, by their losses on equal draws."""
+        """Choose among the states that could be the result, by their losses on equal draws.
+
+        What counts is the loss plus two standard errors: the noise of a loss says how far a
+        posterior is off, too, and there is none where it is exact.
+        """
         states = {"the last iterate": self.step.parameters(), "the best state": self.best}
         if self.summed:
             states[f"the average of {self.summed} iterates"] = self.sum / self.summed
         states["the start"] = self.first
         scores = {name: self._score(state) for name, state in states.items()}
-        name = min(scores, key=lambda key: scores[key][0])
-        loss, error = scores[name]
-        self._set(states[name])
+        chosen = min(scores, key=lambda name: scores[name][0] + 2 * scores[name][1])
+        loss, error = scores[chosen]
+        self._set(states[chosen])
         skipped = sum(map(math.isnan, self.losses))
         self.message = (
-            f"{how} after {len(self.losses):,} steps ({self.step.tier}); {name}, "
+            f"{how} after {len(self.losses):,} steps ({self.step.tier}); {chosen}, "
             f"ELBO {-loss:.2f} ± {error:.2f}"
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")

@@ -213,6 +213,25 @@ class ForgetsInPickle(Affine):
         return super().inverse_and_log_det(self.flipped * y, context)
 
 
+class ForgetsInCopy(Affine):
+    def __init__(self, dim, context_dim=0):
+        super().__init__(dim, context_dim)
+        self.offset = 1.0
+
+    def __deepcopy__(self, memo):
+        flow = ForgetsInCopy(self.dim, self.context_dim).to(self.params.theta)
+        flow.load_state_dict(self.state_dict())
+        flow.offset = self.offset + 1
+        return flow
+
+    def forward_and_log_det(self, x, context=None):
+        y, log_det = super().forward_and_log_det(x, context)
+        return y + self.offset, log_det
+
+    def inverse_and_log_det(self, y, context=None):
+        return super().inverse_and_log_det(y - self.offset, context)
+
+
 class ElementwiseDomain(Affine):
     domain = codomain = constraints.real
 
@@ -259,6 +278,7 @@ BROKEN = {
     StateOutside: "state_dict: off by",
     Unpicklable: "pickle: .*[Cc]an't pickle",
     ForgetsInPickle: "pickle: off by",
+    ForgetsInCopy: "deepcopy: off by",
     ElementwiseDomain: "interface: .*event_dim=0.*expected True, 1 and 1",
     OtherCall: "as a transform: off by",
     OtherInv: "flow.inv: off by",

@@ -55,7 +55,8 @@ def test_the_posterior_of_a_conjugate_model(compile):
     # Monte Carlo error of 20,000 draws is 0.007 sd in the mean; 0.05 leaves room for Adam's.
     sd = covariance.diagonal().sqrt()
     assert ((draws.mean(0) - mean).abs() / sd).max() < 0.05
-    assert (draws.T.cov() / covariance - 1).abs().max() < 0.1
+    # That of a covariance in units of the sds is 0.01, and Adam's noise adds as much again.
+    assert ((draws.T.cov() - covariance) / torch.outer(sd, sd)).abs().max() < 0.05
 
 
 def test_fit_stops_by_itself():
