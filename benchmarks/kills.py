@@ -20,40 +20,44 @@ pyro_nf.run.SAVE_EVERY = 0.05
 from pyro_nf import fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 torch.set_num_threads(1)
-posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, flow="planar*4", steps=4000, seed=0,
+posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, flow="planar*4", steps=2000, seed=0,
                 compile="quick", progress=False, checkpoint=sys.argv[1])
 state = posterior.guide.state_dict()
 torch.save([posterior.losses, *state.values()], sys.argv[2])
 """
 
 
+def run(path, end):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), str(end)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     kills = parser.parse_args().kills
+    moments, reached, same = random.Random(0), [], 0
     with tempfile.TemporaryDirectory() as folder:
-        path, unbroken = Path(folder, "fit.pt"), Path(folder, "unbroken.pt")
+        end = Path(folder, "end.pt")
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(Path(folder, "a.pt")), str(unbroken)], check=True
-        )
+        assert run(Path(folder, "unbroken.pt"), end).wait() == 0
         whole = time.perf_counter() - start
-        expected = torch.load(unbroken, weights_only=True)
-        print(f"the unbroken run took {whole:.1f} s")
-        moments, reached, end = random.Random(0), [], Path(folder, "end.pt")
-        for _ in range(kills):
-            process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path), str(end)])
-            time.sleep(moments.uniform(0.0, whole))
+        expected = torch.load(end, weights_only=True)
+        print(f"the unbroken run took {whole:.1f} s", flush=True)
+        for kill in range(kills):
+            path = Path(folder, f"{kill}.pt")
+            process = run(path, end)
+            time.sleep(moments.uniform(0.3, 1.0) * whole)  # before, it imports and traces
             process.kill()
             process.wait()
-            if path.exists():  # the next line raises if the file cannot be read
-                reached.append(len(torch.load(path, weights_only=True)["losses"]))
-        print(f"steps reached at each of {kills} kills: {reached}")
-        subprocess.run([sys.executable, "-c", SCRIPT, str(path), str(end)], check=True)
-        found = torch.load(end, weights_only=True)
-        same = all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-        print(f"equal to the unbroken run to the last bit: {same}")
-        return int(not same)
+            # The next line raises if the file cannot be read.
+            there = torch.load(path, weights_only=True)["losses"] if path.exists() else []
+            reached.append(len(there))
+            assert run(path, end).wait() == 0
+            found = torch.load(end, weights_only=True)
+            same += all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    print(f"steps saved when the run was killed: {reached}")
+    print(f"{same} of {kills} resumed runs end as the unbroken one, to the last bit")
+    return int(same < kills)
 
 
 if __name__ == "__main__":

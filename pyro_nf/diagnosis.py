@@ -111,19 +111,10 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
     infinite = bool((log_weights == torch.inf).any())
     limit = threshold(n)
     if len(finite) < MIN_DRAWS:
-        nan = math.nan
-        numbers = dict.fromkeys(
-            ["elbo", "elbo_se", "log_evidence", "log_evidence_se", "missed"], nan
-        )
+        message = _advice("poor", math.inf, math.nan, nonfinite, infinite)
+        nan = math.nan  # there is nothing to estimate the rest from
         return Diagnosis(
-            verdict="poor",
-            message=_advice("poor", math.inf, nan, nonfinite, infinite),
-            k_hat=math.inf,
-            k_threshold=limit,
-            ess=0.0,
-            nonfinite=nonfinite,
-            n=n,
-            **numbers,
+            "poor", message, math.inf, limit, 0.0, nan, nan, nan, nan, nan, nonfinite, n
         )
     k_hat = math.inf if infinite else smooth(finite).k_hat
     weights = torch.exp(finite - finite.max())

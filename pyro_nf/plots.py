@@ -112,12 +112,8 @@ def pairs(
             _panel(axes, layers, along, across)
             axes.set_xlabel(along if row == len(names) - 1 else "")
             axes.set_ylabel(across if column == 0 < row else "")
-            axes.tick_params(
-                labelsize=7,
-                labelbottom=row == len(names) - 1,
-                labelleft=column == 0,
-                left=column < row,
-            )
+            shown_at = {"labelbottom": row == len(names) - 1, "labelleft": column == 0}
+            axes.tick_params(labelsize=7, left=column < row, **shown_at)
     if reference is not None:
         handles, labels = grid[0][0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="upper right", frameon=False)

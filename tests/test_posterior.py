@@ -333,7 +333,9 @@ def test_random_numbers_from_elsewhere_differ_between_draws():
         shift = float(np.random.standard_normal())  # noqa: NPY002  # as users do
         pyro.sample("m", dist.Normal(shift, 1e-3))
 
+    before = repr(np.random.get_state())  # noqa: NPY002
     posterior = Posterior(model, guide)
+    assert repr(np.random.get_state()) == before  # noqa: NPY002
     draws = posterior.draws(20)["m"]
     assert posterior.vectorized is False
     assert draws.std() > 0.3  # 1e-3 if numpy were asked once
@@ -500,6 +502,18 @@ def test_local_latents_of_new_data_come_from_their_prior():
         new = posterior.predict(50, DATA[:2])
     assert new["x"].shape == new["z"].shape == (50, 2)
     assert new["z"].mean() == pytest.approx(100.0, abs=0.1)
+
+
+def test_a_guide_that_fails_on_new_data_draws_for_its_own():
+    def guide(data):
+        pyro.sample("loc", dist.Normal(3.0, 0.1))
+        with pyro.plate("data", len(data)):
+            pyro.sample("z", dist.Normal(torch.zeros(6), 0.1))  # of six rows, whatever the data
+
+    posterior = Posterior(local, guide, DATA)
+    with pytest.warns(UserWarning, match="latent sites 'z' have other shapes"):
+        new = posterior.predict(200, DATA[:2])
+    assert new["x"].mean(0) == pytest.approx([103.0, 103.0], abs=0.4)  # 5 s.e.
 
 
 def test_a_guide_that_reads_the_data_reads_the_new_data():
