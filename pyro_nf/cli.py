@@ -18,6 +18,7 @@ from pyro_nf.datafile import read_data
 from pyro_nf.examples import EIGHT_SCHOOLS, Example, eight_schools
 from pyro_nf.fit import FitError, fit
 from pyro_nf.flow import Flow
+from pyro_nf.randomness import seeded
 from pyro_nf.registry import FlowSpec, flow_names, make_flow
 from pyro_nf.summary import Summary, components
 from pyro_nf.testing import check_flow
@@ -89,18 +90,20 @@ def _fit(args: argparse.Namespace) -> int:
         if args.data:
             raise UsageError("eight_schools has its own data")
         args.seed = 0 if args.seed is None else args.seed  # an example shows the same to everybody
-        return _fit_model(args, eight_schools, EIGHT_SCHOOLS.data, {}, EIGHT_SCHOOLS)
+        with seeded(args.seed):
+            return _fit_model(args, eight_schools, EIGHT_SCHOOLS.data, {}, EIGHT_SCHOOLS)
     file, name = _split(args.target, "MODEL")
     with _imported(Path(file)) as module:
         model = getattr(module, name, None)
         if not callable(model):
-            what = f"is {model!r}" if hasattr(module, name) else "does not exist"
-            raise UsageError(f"{name} in {file} {what}; expected a Pyro model")
+            what = f"{name} is {model!r}" if hasattr(module, name) else f"there is no {name}"
+            raise UsageError(f"{what} in {file}; expected a Pyro model")
         try:
             data = read_data(args.data, model) if args.data else {}
         except ValueError as error:
             raise UsageError(str(error)) from error
-        return _fit_model(args, model, (), data, None)
+        with seeded(args.seed):
+            return _fit_model(args, model, (), data, None)
 
 
 def _fit_model(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,17 @@ def write(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
         content: What ``torch.load(path, weights_only=True)`` shall give back.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        os.replace(part, target)
+    except OSError as error:  # of the part, which means nothing to whoever named the target
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:

@@ -3,19 +3,18 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import pyro
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
+from tqdm.auto import tqdm
 
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.posterior import Posterior
-from pyro_nf.randomness import kept_random_state
+from pyro_nf.randomness import kept_random_state, seeded
 from pyro_nf.registry import FlowSpec
 from pyro_nf.run import FitError, Run
 from pyro_nf.step import Step
@@ -23,6 +22,7 @@ from pyro_nf.target import Target, plate_nesting
 
 __all__ = ["FitError", "fit"]
 
+FLOW = "nice*6 + tril"
 PARTICLES = 64
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
@@ -87,16 +87,17 @@ def fit(
     _check(steps=steps, particles=particles, lr=lr, compile=compile)
     if guide is not None and flow is not None:
         raise ValueError("give either a guide or a flow, not both; a guide has its own")
-    with _seeded(seed):
+    with seeded(seed):
         if guide is None:
-            guide = AutoFlowGuide(model, "planar*8" if flow is None else flow)
+            guide = AutoFlowGuide(model, FLOW if flow is None else flow)
         saved = None
         if checkpoint is not None and os.path.exists(checkpoint):
             saved = read(checkpoint, "checkpoint")
         if isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None:
             guide.setup(*args, **kwargs)
             if saved is None:
-                guide.warm_start(*args, **kwargs)
+                with tqdm(desc="warm start", disable=not progress, leave=False):
+                    guide.warm_start(*args, **kwargs)
         if elbo is None:
             elbo = _default_elbo(model, guide, args, kwargs, particles)
         step = _first_step(elbo, model, guide, args, kwargs)
@@ -126,16 +127,6 @@ def _check(**options: Any) -> None:
         raise ValueError(f"lr must be a positive number, got {lr!r}")
     if tier not in ("auto", "quick", "full", False):
         raise ValueError(f'compile must be "auto", "quick", "full" or False, got {tier!r}')
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with kept_random_state():
-        pyro.set_rng_seed(seed)
-        yield
 
 
 def _default_elbo(

@@ -285,13 +285,13 @@ class AutoFlowGuide(AutoContinuous):
         if self.prototype_trace is None:
             return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
         *flows, whiten = self.flow
-        shown = flows if whiten.shift is None else [*flows, whiten]
         layers = [
-            (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, shown))
+            (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))
         ]
         stack = " + ".join(label if count == 1 else f"{label}*{count}" for label, count in layers)
         count = sum(parameter.numel() for parameter in self.parameters())
-        return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters)"
+        where = "" if whiten.shift is None else ", whitened"
+        return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters{where})"
 
 
 def _noise(dim: int) -> Tensor:

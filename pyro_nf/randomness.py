@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pyro
 import torch
 
-__all__ = ["kept_random_state"]
+__all__ = ["kept_random_state", "seeded"]
 
 
 @contextmanager
@@ -19,3 +19,17 @@ def kept_random_state() -> Iterator[None]:
             yield
         finally:
             pyro.util.set_rng_state(state)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw the same random numbers each time, and the caller's go on as if there were none.
+
+    With None as the seed, nothing is done.
+    """
+    if seed is None:
+        yield
+        return
+    with kept_random_state():
+        pyro.set_rng_seed(seed)
+        yield

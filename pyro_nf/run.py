@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ AVERAGED = 0.2  # share of the decay, its last, over which the parameters are av
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
 SAVE_EVERY = 5.0  # seconds
+LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
 FINALS = 16  # evaluations of the loss by which the end states are compared
 
 # Seconds that inductor takes: what it costs at all, and for each node of the step's graph.
@@ -88,7 +90,14 @@ class Run:
         """Run to the end, or to Ctrl-C, and leave the best parameters in place."""
         if self.finished:
             return
-        with tqdm(total=self._end(), disable=not self.progress, initial=len(self.losses)) as bar:
+        # In a log file every refresh is a line.
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        with tqdm(
+            total=self._end(),
+            disable=not self.progress,
+            initial=len(self.losses),
+            mininterval=0.1 if watched else LOG_EVERY,
+        ) as bar:
             try:
                 self._compile(compile, bar)
                 while (end := self._end()) is None or len(self.losses) < end:
