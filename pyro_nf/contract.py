@@ -193,6 +193,21 @@ def inverse(case: Case) -> None:
     case.compare("gradients of the inverse", got, expected, GRADIENT)
 
 
+def score(case: Case) -> None:
+    """The score is carried by the inverse of the transposed Jacobian; see Flow."""
+    if not case.flow.carries_score:
+        return
+    x, context, _ = next(case.runs())
+    x = x.clone().requires_grad_()
+    before = case.normal(*x.shape)
+    y, log_det = case.at(x, context)
+    (slope,) = derivatives(log_det.sum(), [x])
+    expected = torch.linalg.solve(derivative(y, x).mT, before - slope)
+    *same, got = case.flow.forward_and_score(x, before, context)
+    case.compare("forward_and_score", same, (y, log_det), SAME)
+    case.compare("score", [got], [expected], GRADIENT)
+
+
 def precision(case: Case) -> None:
     """float32 agrees with float64."""
     single = copy.deepcopy(case.flow).float()
@@ -204,7 +219,7 @@ def precision(case: Case) -> None:
     case.compare("float32", [t.double() for t in low], high, SINGLE)
 
 
-CLAUSES = cache, rows, conditions, jacobian, inverse, precision  # with random parameters
+CLAUSES = cache, rows, conditions, jacobian, inverse, score, precision  # with random parameters
 
 
 def derivatives(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:

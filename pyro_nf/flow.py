@@ -1,7 +1,7 @@
 """The contract of a flow, what is built from flows, and the distribution of a flow's output."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -82,6 +82,32 @@ class Flow(TransformModule):
             "just produced needs; define inverse_and_log_det(y, context), or score fresh samples"
         )
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The value, the log-determinant, and the score of the output; optional.
+
+        The score of a distribution is the gradient of its log density. From that of x, which the
+        density p is of, follows that of y by
+
+        .. math::
+            \nabla \log q(y) = J^{-\top} (\nabla \log p(x) - \nabla \log |\det J|),
+            \qquad J = \partial y / \partial x
+
+        With it a guide has the path gradient, of less noise. No gradient flows through the score.
+
+        Arguments:
+            x: The input, with shape ``(*, D)``.
+            score: Its score, with shape ``(*, D)``.
+            context: The context, with shape ``(*, context_dim)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not carry the score")
+
+    @property
+    def carries_score(self) -> bool:
+        """Whether there is a :meth:`forward_and_score`."""
+        return type(self).forward_and_score is not Flow.forward_and_score
+
     def condition(self, context: Tensor) -> "Conditioned":
         """This flow with its context fixed."""
         return Conditioned(self, context)
@@ -152,6 +178,22 @@ class Chain(Flow):
     ) -> tuple[Tensor, Tensor]:
         return self._run(y, context, inverse=True)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        total: Tensor | None = None
+        for flow in self:
+            x, log_det, score = flow.forward_and_score(
+                x, score, context if flow.context_dim else None
+            )
+            total = log_det if total is None else total + log_det
+        assert total is not None  # a chain is never empty
+        return x, total, score
+
+    @property
+    def carries_score(self) -> bool:
+        return all(flow.carries_score for flow in self)
+
     def _run(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         total: Tensor | None = None
         for flow in reversed(list(self)) if inverse else self:
@@ -202,6 +244,15 @@ class Conditioned(Flow):
     ) -> tuple[Tensor, Tensor]:
         return self.flow.inverse_and_log_det(y, self.context)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.flow.forward_and_score(x, score, self.context)
+
+    @property
+    def carries_score(self) -> bool:
+        return self.flow.carries_score
+
 
 class FlowDistribution(TorchDistribution):
     r"""The distribution of :math:`y = f(x)`, with :math:`x` from a base distribution.
@@ -212,31 +263,57 @@ class FlowDistribution(TorchDistribution):
     distribution, for the call of :meth:`log_prob` with that very tensor. Other values are
     scored through the flow's inverse.
 
+    With the base's score the gradient of that log density is the path's alone: the part of it
+    through y. The rest has the expectation zero and its noise does not vanish when q is exact.
+
+    References:
+        Sticking the Landing (Roeder, Wu and Duvenaud, 2017)
+        https://arxiv.org/abs/1703.09194
+
+        Gradients should stay on Path (Vaitl, Nicoli, Nakajima and Kessel, 2022), in one pass
+        https://arxiv.org/abs/2207.08219
+
     Arguments:
         base: A distribution over vectors.
         flow: The flow, its context fixed.
+        score: The gradient of the base's log density, a function of x; None for the total
+            gradient.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, base: TorchDistribution, flow: Flow) -> None:
+    def __init__(
+        self,
+        base: TorchDistribution,
+        flow: Flow,
+        score: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.base = base
         self.flow = flow
+        self.score = score
         self._sample: tuple[Tensor, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The same distribution with a larger batch shape."""
-        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.flow)
+        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.flow, self.score)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
         x = self.base.rsample(torch.Size(sample_shape))
-        y, log_det = self.flow.forward_and_log_det(x)
+        with_grad = torch.is_grad_enabled()
+        if self.score is None or not with_grad:
+            y, log_det = self.flow.forward_and_log_det(x)
+            log_prob = self.base.log_prob(x) - log_det
+        else:
+            y, log_det, score = self.flow.forward_and_score(x, self.score(x))
+            # Adds zero, whose gradient in y is the score.
+            path = ((y - y.detach()) * score.detach()).sum(-1)
+            log_prob = (self.base.log_prob(x) - log_det).detach() + path
         y = y.contiguous()  # Pyro's autoguides cut sites out of it with Tensor.view
-        self._sample = y, self.base.log_prob(x) - log_det, torch.is_grad_enabled()
+        self._sample = y, log_prob, with_grad
         return y
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -23,7 +24,9 @@ from pyro_nf.store import adopt, unique_name
 from pyro_nf.target import Target
 from pyro_nf.whiten import Whiten, find_coordinates
 
-__all__ = ["AutoFlowGuide"]
+__all__ = ["AutoFlowGuide", "Gradient"]
+
+Gradient = Literal["path", "total"]
 
 QUANTILE_DRAWS = 8192
 FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill the memory
@@ -51,6 +54,10 @@ class AutoFlowGuide(AutoContinuous):
             class or instance, a Pyro or torch transform, a function from D to one, or a list.
         init_loc_fn: Where the latents start, one of Pyro's ``init_to_...`` functions.
         init_scale: The standard deviation of the unconstrained latents at the start.
+        gradient: ``"path"`` for the gradient along the samples' paths alone, whose noise vanishes
+            as the guide comes near the posterior; ``"total"`` for all of it, which flows that do
+            not carry the score have in any case, and which an objective needs that is not linear
+            in the guide's log density, such as ``RenyiELBO``.
         name: The prefix of the guide's entries in Pyro's parameter store; by default one
             which no other guide in this process has, so that each trains its own parameters.
 
@@ -78,6 +85,7 @@ class AutoFlowGuide(AutoContinuous):
     _model: tuple[Callable[..., Any]] | None
     _flow_spec: tuple[FlowSpec]
     _init_scale: float
+    gradient: Gradient
     _prefix: str
 
     def __init__(
@@ -87,17 +95,21 @@ class AutoFlowGuide(AutoContinuous):
         *,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
+        gradient: Gradient = "path",
         name: str | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"expected a Pyro model, a callable, got {model!r}")
         if not (isinstance(init_scale, Real) and 0 < init_scale < math.inf):
             raise ValueError(f"init_scale must be a positive number, got {init_scale!r}")
+        if gradient not in ("path", "total"):
+            raise ValueError(f'gradient must be "path" or "total", got {gradient!r}')
         if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
             raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
         super().__init__(model, init_loc_fn=sites.starting(init_loc_fn))
         self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
         self._init_scale = float(init_scale)
+        self.gradient = gradient
         self._prefix = type(self).__name__ if name is None else name
         unique = unique_name(self._prefix)
         self._rename(unique if name is None else name)
@@ -146,6 +158,14 @@ class AutoFlowGuide(AutoContinuous):
             layers = list(flow) if isinstance(flow, Chain) else [flow]
             affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
             self.flow = Chain([*layers, affine, whiten]).to(device=loc.device, dtype=loc.dtype)
+            if self.gradient == "path" and not self.flow.carries_score:
+                without = [flow_label(layer) for layer in layers if not layer.carries_score]
+                warnings.warn(
+                    f"{', '.join(dict.fromkeys(without))}: no forward_and_score, which the path "
+                    'gradient needs; the guide uses the total gradient. Type gradient="total" to '
+                    "say that this is meant",
+                    stacklevel=2,
+                )
             with torch.no_grad():
                 log_scale = torch.full_like(loc, math.log(self._init_scale))
                 affine.params.theta.copy_(torch.cat([loc, log_scale]))
@@ -209,7 +229,8 @@ class AutoFlowGuide(AutoContinuous):
         if self._pyro_context.active:
             adopt(self._modules["flow"], self._pyro_get_fullname("flow"))
         flow = self._made()
-        return FlowDistribution(self._base_of(flow), flow)
+        path = self.gradient == "path" and flow.carries_score
+        return FlowDistribution(self._base_of(flow), flow, torch.neg if path else None)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -102,14 +102,31 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The output, with shape ``(*, out_dim)``, for an input of shape ``(*, in_dim)``."""
+        return self.forward_and_units(x, context)[0]
+
+    def forward_and_units(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output, and the values of the hidden layers, which :meth:`pull` needs."""
         check_context(context, self.context_dim)
         if context is not None:
             batch = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
             x = torch.cat([x.expand(*batch, -1), context.expand(*batch, -1)], -1)
         *inner, last = zip(self.weights, self.biases, strict=True)
+        units = []
         for weight, bias in inner:
             x = elu(linear(x, weight, bias))
-        return linear(x, *last)
+            units.append(x)
+        return linear(x, *last), units
+
+    @torch.no_grad()
+    def pull(self, gradient: Tensor, units: list[Tensor]) -> Tensor:
+        """The gradient with respect to x of a number with this gradient in the output."""
+        *inner, last = self.weights
+        gradient = gradient @ last
+        for weight, unit in zip(reversed(inner), reversed(units), strict=True):
+            gradient = (gradient * (1 + unit.clamp_max(0.0))) @ weight  # elu' = 1 + min(elu, 0)
+        return gradient[..., : gradient.size(-1) - self.context_dim]
 
 
 def check_context(context: Tensor | None, context_dim: int) -> None:

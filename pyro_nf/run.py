@@ -20,10 +20,15 @@ from pyro_nf.step import Step
 __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
-WINDOW = 400  # steps whose mean loss is compared with that of as many before
-TOLERANCE = 0.02  # nats by which a window must improve on the one before
-PATIENCE = 20_000  # steps at the full rate, at most
-DECAY = (1_000, 4_000)  # bounds of the number of steps in which the rate falls to zero
+WINDOW = 400  # steps, or a quarter of all, whose mean loss is compared with that of as many before
+TOLERANCE = 0.01  # nats by which a window must improve on the one before
+SHORT = 100  # steps of the windows by which a guide that is exact already is told
+EXACT = 0.02  # variance of a log weight, that of a guide which is the posterior to some per cent
+IDLE = 0.005  # nats by which its loss still falls
+SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a sigma around it
+MEDIAN = 1.25  # standard error of its median, in those of its mean
+PATIENCE = 8_000  # steps at the full rate, at most
+DECAY = (300, 4_000)  # bounds of the number of steps in which the rate falls to zero
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -31,9 +36,10 @@ SAVE_EVERY = 5.0  # seconds
 LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
 FINALS = 16  # evaluations of the loss by which the end states are compared
 
-# Seconds that inductor takes: what it costs at all, and for each node of the step's graph.
-COMPILE_TIME = (5.0, 0.015)
-COMPILE_GAIN = 0.7  # share of a quick step's time that a full one saves, at least
+# Seconds that inductor takes: what it costs at all, and for each node of the step's graph; and
+# what it saves of each step: the calls of the nodes, but not the work of large ones.
+COMPILE_TIME = (5.0, 0.02)
+COMPILE_GAIN = 1e-6
 
 
 class FitError(RuntimeError):
@@ -162,14 +168,40 @@ class Run:
         if block and sum(block) / len(block) < self.best_loss:
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
         done = len(self.losses)
-        if self.turn is None and done >= 2 * WINDOW and done % WINDOW == 0:
-            new, old = self.history()[-WINDOW:], self.history()[-2 * WINDOW : -WINDOW]
-            new, old = new[new.isfinite()], old[old.isfinite()]
-            noise = float((new.var() / len(new) + old.var() / len(old)).sqrt())
-            if float(old.mean() - new.mean()) < max(TOLERANCE, noise) or done >= PATIENCE:
-                self.turn, self.length = done, min(max(done, DECAY[0]), DECAY[1])
+        if self.turn is None and (self._exact() or self._stationary() or done >= PATIENCE):
+            self.turn, self.length = done, min(max(done, DECAY[0]), DECAY[1])
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
+
+    def _exact(self) -> bool:
+        """Whether the log weights are constant, and no better than a little before.
+
+        With the path gradient nothing is left to learn then.
+        """
+        if len(self.losses) < 2 * SHORT:
+            return False
+        loss, spread = self._level(SHORT)
+        variance = self.step.elbo.num_particles * spread**2
+        return variance < EXACT and abs(self._level(2 * SHORT, SHORT)[0] - loss) < IDLE
+
+    def _stationary(self) -> bool:
+        """Whether a window of steps has won nothing that is worth its time."""
+        done = len(self.losses)
+        if done < 2 * WINDOW or done % WINDOW:
+            return False
+        window = max(WINDOW, done // 4)
+        (old, old_spread), (new, new_spread) = self._level(2 * window, window), self._level(window)
+        noise = MEDIAN * math.hypot(old_spread, new_spread) / math.sqrt(window)
+        return old - new < max(TOLERANCE, noise)
+
+    def _level(self, first: int, last: int = 0) -> tuple[float, float]:
+        """The loss from so many steps ago to so many steps ago, and its spread.
+
+        Median and quantiles, since the loss of a wild draw may be of any size.
+        """
+        losses = self.history()[-first : len(self.losses) - last]
+        low, middle, high = losses.nan_to_num(math.inf).quantile(torch.tensor(SIGMAS).double())
+        return float(middle), float(high - low) / 2
 
     def _finish(self, how: str) -> None:
         """Choose among the states that could be the result, by their losses on equal draws.
@@ -240,9 +272,9 @@ class Run:
         if self.step.tier != "quick" or len(self.losses) < 2 * BLOCK:
             return
         end = self._end()
-        left = (end or len(self.losses) + DECAY[0]) - len(self.losses)
+        left = (end or 2 * len(self.losses)) - len(self.losses)
         price = COMPILE_TIME[0] + COMPILE_TIME[1] * self.step.nodes
-        if left * seconds * COMPILE_GAIN > price:
+        if left * min(COMPILE_GAIN * self.step.nodes, seconds / 2) > price:
             bar.set_description("compiling")
             if not self.step.compile("full"):
                 self.step.nodes = 10**9  # not again
@@ -250,11 +282,9 @@ class Run:
 
     def _show(self, bar: Any) -> None:
         bar.total = self._end()
-        recent = self.history()[-WINDOW:]
-        recent = recent[recent.isfinite()]
-        if len(recent) > 1:
-            error = float(recent.std() / math.sqrt(len(recent)))
-            bar.set_postfix_str(f"ELBO {-float(recent.mean()):.2f} ± {error:.2f}", refresh=False)
+        loss, spread = self._level(WINDOW)
+        error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
+        bar.set_postfix_str(f"ELBO {-loss:.2f} ± {error:.2f}", refresh=False)
         bar.update(len(self.losses) - bar.n)
 
     # ---------------------------------------------------------------- checkpoints

@@ -142,8 +142,11 @@ class Step:
         if old != (pytree.tree_structure(self.data), [x.shape for x in self._inputs]):
             self._engine, self._graph, self.tier = None, None, "eager"
 
-    def gradient(self) -> tuple[Tensor, Tensor]:
-        """The loss and the gradient of its surrogate, flat, by running model and guide."""
+    def gradients(self) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The loss and the gradient of its surrogate in each leaf, by running model and guide.
+
+        None where the surrogate does not depend on a leaf.
+        """
         loss, surrogate = estimate(self.elbo, self.model, self.guide, *self.data)
         found: Sequence[Tensor | None]
         if surrogate is None:  # the ELBO has called backward itself
@@ -152,6 +155,11 @@ class Step:
                 leaf.grad = None
         else:
             found = torch.autograd.grad(surrogate, self.leaves, allow_unused=True)
+        return loss, found
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        """The loss and the gradient of its surrogate, flat."""
+        loss, found = self.gradients()
         parts = [
             torch.zeros_like(leaf) if part is None else part
             for leaf, part in zip(self.leaves, found, strict=True)

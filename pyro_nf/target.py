@@ -29,6 +29,7 @@ class Target:
     Attributes:
         dim: The dimension D of u.
         vectorized: Whether points are evaluated together.
+        size: The number of log densities, of sites and of rows of data, that one point takes.
         random: Whether the density is: of a subsample of the data, or of discrete latents that
             the guide does not know.
     """
@@ -45,6 +46,9 @@ class Target:
         start = guide._init_loc().detach()
         trace = self._trace(start)
         self.nesting = _nesting(trace)
+        trace.compute_log_prob()
+        sample_sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
+        self.size: int = sum(node["log_prob"].numel() for node in sample_sites)
         with torch.no_grad():
             self.random = bool(self(start) != self(start))
         self.vectorized = not self.random and self._can_vectorize(start)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.flow import Flow
+from pyro_nf.triangular import solved, times
 
 __all__ = ["Coordinates", "Whiten", "find_coordinates"]
 
@@ -65,16 +66,21 @@ class Whiten(Flow):
     ) -> tuple[Tensor, Tensor]:
         if self.shift is None or self.scale_tril is None:
             return x, x.new_zeros(x.shape[:-1])
-        return self.shift + x @ self.scale_tril.mT, self._log_det(x)
+        return self.shift + times(self.scale_tril, x), self._log_det(x)
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if self.shift is None or self.scale_tril is None:
             return y, y.new_zeros(y.shape[:-1])
-        centred = (y - self.shift).unsqueeze(-1)
-        x = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False).squeeze(-1)
-        return x, -self._log_det(y)
+        return solved(self.scale_tril, y - self.shift), -self._log_det(y)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.scale_tril is not None:
+            score = solved(self.scale_tril, score, transposed=True)
+        return *self.forward_and_log_det(x), score
 
     def _log_det(self, x: Tensor) -> Tensor:
         assert self.scale_tril is not None  # the callers have looked

@@ -62,7 +62,7 @@ def test_the_posterior_of_a_conjugate_model(compile):
 def test_fit_stops_by_itself():
     posterior = quiet(regression, X, Y, flow="diag")
     assert posterior.message.startswith("stationary after")
-    assert 1000 <= len(posterior.losses) < 20_000
+    assert 400 <= len(posterior.losses) < 12_000
     assert posterior.losses[-100:].mean() < posterior.losses[:10].mean() + 0.1
 
 
@@ -202,7 +202,7 @@ class TestUglyModels:
             y = dist.MultivariateNormal(torch.zeros(2), covariance_matrix=covariance)
             pyro.sample("y", y, obs=torch.tensor([0.5, -0.2]))
 
-        posterior = self.run(model, particles=1, steps=100, compile=compile)
+        posterior = self.run(model, particles=4, steps=100, compile=compile)
         assert 0 < posterior.losses.isnan().sum() < 50
         assert "skipped" in posterior.message
         assert (posterior.guide.median()["x"].abs() < 1).all()

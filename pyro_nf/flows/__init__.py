@@ -1,8 +1,19 @@
 """The flows that come with pyro_nf, one family a file; importing one registers it."""
 
-from pyro_nf.flows.coupling import AdditiveCoupling
+from pyro_nf.flows.coupling import AdditiveCoupling, AffineCoupling
 from pyro_nf.flows.linear import Diag, Householder, Permute, Tril
 from pyro_nf.flows.planar import Planar
 from pyro_nf.flows.radial import Radial
+from pyro_nf.flows.tails import Tails
 
-__all__ = ["AdditiveCoupling", "Diag", "Householder", "Permute", "Planar", "Radial", "Tril"]
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "Diag",
+    "Householder",
+    "Permute",
+    "Planar",
+    "Radial",
+    "Tails",
+    "Tril",
+]

@@ -10,6 +10,7 @@ from torch.linalg import vector_norm
 from pyro_nf.flow import Flow
 from pyro_nf.nets import SMALL, Params
 from pyro_nf.registry import register
+from pyro_nf.triangular import solved, times
 
 __all__ = ["Diag", "Householder", "Permute", "Tril"]
 
@@ -47,6 +48,14 @@ class Diag(Flow):
         x = (y - loc) / log_scale.exp()
         return x, -log_scale.sum(-1).expand(x.shape[:-1])
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loc, log_scale = self.params(context)
+        scale = log_scale.exp()
+        y = loc + scale * x
+        return y, log_scale.sum(-1).expand(y.shape[:-1]), score / scale.detach()
+
 
 @register("tril")
 class Tril(Flow):
@@ -75,17 +84,26 @@ class Tril(Flow):
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         loc, log_scale, tril = self._affine(context)
-        turned = x @ tril.mT if tril.dim() == 2 else (tril @ x.unsqueeze(-1)).squeeze(-1)
-        y = loc + turned
+        y = loc + times(tril, x)
         return y, log_scale.sum(-1).expand(y.shape[:-1])
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         loc, log_scale, tril = self._affine(context)
-        centred = (y - loc).unsqueeze(-1)
-        x = torch.linalg.solve_triangular(tril, centred, upper=False).squeeze(-1)
+        x = solved(tril, y - loc)
         return x, -log_scale.sum(-1).expand(x.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loc, log_scale, tril = self._affine(context)
+        y = loc + times(tril, x)
+        return (
+            y,
+            log_scale.sum(-1).expand(y.shape[:-1]),
+            solved(tril.detach(), score, transposed=True),
+        )
 
     def _affine(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         loc, log_scale, below = self.params(context)
@@ -124,6 +142,11 @@ class Permute(Flow):
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return y.index_select(-1, cast(Tensor, self.order).argsort()), y.new_zeros(y.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.forward_and_log_det(x), score.index_select(-1, cast(Tensor, self.order))
 
 
 @register("householder")
@@ -175,6 +198,13 @@ class Householder(Flow):
         for axis in v.unbind(-2):
             y = reflect(y, axis)
         return y, y.new_zeros(y.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():  # the inverse of the transpose of a rotation is itself
+            score = self.forward_and_log_det(score, context)[0]
+        return *self.forward_and_log_det(x, context), score
 
 
 def reflect(x: Tensor, v: Tensor) -> Tensor:

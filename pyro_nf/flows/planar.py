@@ -1,7 +1,7 @@
 """Planar flows."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,13 +65,32 @@ class Planar(Flow):
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        w, b, u_hat, slope = self._planes(context)
-        bends = []
-        for w_k, b_k, u_k in zip(w.unbind(-2), b.unbind(-1), u_hat.unbind(-2), strict=True):
-            bend = torch.tanh((x * w_k).sum(-1) + b_k)
-            x = x + bend.unsqueeze(-1) * u_k
-            bends.append(bend)
-        return x, log_det(slope, torch.stack(bends, -1))
+        planes = self._planes(context)
+        y, bends = bent(x, planes)
+        return y, log_det(planes.slope, bends)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""See :meth:`Flow.forward_and_score`; with :math:`J = I + h' \hat u w^\top`.
+
+        .. math::
+            J^{-\top} (s - g w) = s - \Bigl(g + h' \frac{\hat u \cdot s - g c}{1 + h' c}\Bigr) w,
+            \qquad g = \frac{h'' c}{1 + h' c}, \quad c = w \cdot \hat u
+        """
+        planes = self._planes(context)
+        y, bends = bent(x, planes)
+        with torch.no_grad():
+            first = 1 - bends * bends
+            share = first / (1 + first * planes.slope)
+            g = -2 * bends * share * planes.slope
+            # 1 - c h' / (1 + c h') = 1 / (1 + c h') leaves g once.
+            rest = g * (1 - share * planes.slope)
+            for k in range(self.layers):
+                along = (planes.u_hat[..., k, :] * score).sum(-1)
+                by = rest[..., k] + share[..., k] * along
+                score = score - by.unsqueeze(-1) * planes.w[..., k, :]
+        return y, log_det(planes.slope, bends), score
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
@@ -86,17 +105,37 @@ class Planar(Flow):
             bends.append(bend)
         return y, -log_det(slope, torch.stack(bends[::-1], -1))
 
-    def _planes(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""The parameters w and b, :math:`\hat u`, and the slopes :math:`w \cdot \hat u > -1`.
-
-        Their shapes are ``(*, K, D)``, ``(*, K)``, ``(*, K, D)`` and ``(*, K)``.
-        """
+    def _planes(self, context: Tensor | None) -> "Planes":
         w, u, b = self.params(context)
         free = (w * u).sum(-1)
         slope = celu(free, 1 - MARGIN)
         # The backward pass divides by the square of this, which must not underflow.
         norm = (w * w).sum(-1).clamp_min(math.sqrt(torch.finfo(w.dtype).tiny))
-        return w, b, u + ((slope - free) / norm).unsqueeze(-1) * w, slope
+        return Planes(w, b, u + ((slope - free) / norm).unsqueeze(-1) * w, slope)
+
+
+class Planes(NamedTuple):
+    r"""The parameters w and b, :math:`\hat u`, and the slopes :math:`w \cdot \hat u > -1`.
+
+    Their shapes are ``(*, K, D)``, ``(*, K)``, ``(*, K, D)`` and ``(*, K)``.
+    """
+
+    w: Tensor
+    b: Tensor
+    u_hat: Tensor
+    slope: Tensor
+
+
+def bent(x: Tensor, planes: Planes) -> tuple[Tensor, Tensor]:
+    """The value of all layers at x, and their bends tanh(w . x + b), of shape ``(*, K)``."""
+    bends = []
+    for w, b, u_hat in zip(
+        planes.w.unbind(-2), planes.b.unbind(-1), planes.u_hat.unbind(-2), strict=True
+    ):
+        bend = torch.tanh((x * w).sum(-1) + b)
+        x = x + bend.unsqueeze(-1) * u_hat
+        bends.append(bend)
+    return x, torch.stack(bends, -1)
 
 
 def log_det(slope: Tensor, bend: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
-from torch.nn.functional import elu, softplus
+from torch.nn.functional import elu, normalize, softplus
 
 from pyro_nf.flow import Flow
 from pyro_nf.nets import Params, check_layers
@@ -63,14 +63,34 @@ class Radial(Flow):
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        centre, alpha, beta = self._balls(context)
-        reaches = []
-        for k in range(self.layers):
-            away = x - centre[..., k, :]
-            h = 1 / (alpha[..., k] + vector_norm(away, dim=-1))
-            x = x + (beta[..., k] * h).unsqueeze(-1) * away
-            reaches.append(h)
-        return x, self._log_det(alpha, beta, torch.stack(reaches, -1))
+        balls = self._balls(context)
+        y, h, _ = self._pulled(x, *balls)
+        return y, self._log_det(balls[1], balls[2], h)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""See :meth:`Flow.forward_and_score`; with :math:`J = a I + (e - a) n n^\top`.
+
+        .. math::
+            J^{-\top} (s - g n) = \frac{s}{a}
+            + \Bigl(n \cdot s \Bigl(\frac{1}{e} - \frac{1}{a}\Bigr) - \frac{g}{e}\Bigr) n,
+            \qquad n = \frac{x - c}{r}
+
+        .. math::
+            a = 1 + \beta h, \quad e = 1 + \alpha \beta h^2, \quad
+            g = -\beta h^2 \Bigl(\frac{D - 1}{a} + \frac{2 \alpha h}{e}\Bigr)
+        """
+        _, alpha, beta = balls = self._balls(context)
+        y, h, aways = self._pulled(x, *balls)
+        with torch.no_grad():
+            a, e = 1 + beta * h, 1 + alpha * beta * h * h
+            g = -beta * h * h * ((self.dim - 1) / a + 2 * alpha * h / e)
+            for k, away in enumerate(aways):
+                n = normalize(away, dim=-1)
+                along = (n * score).sum(-1) * (1 / e - 1 / a)[..., k] - (g / e)[..., k]
+                score = score / a[..., k, None] + along.unsqueeze(-1) * n
+        return y, self._log_det(alpha, beta, h), score
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
@@ -83,6 +103,19 @@ class Radial(Flow):
             y = centre[..., k, :] + away / (1 + beta[..., k] * h).unsqueeze(-1)
             reaches.append(h)
         return y, -self._log_det(alpha, beta, torch.stack(reaches[::-1], -1))
+
+    def _pulled(
+        self, x: Tensor, centre: Tensor, alpha: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The value, all h of shape ``(*, K)``, and the ways from the centres."""
+        reaches, aways = [], []
+        for k in range(self.layers):
+            away = x - centre[..., k, :]
+            h = 1 / (alpha[..., k] + vector_norm(away, dim=-1))
+            x = x + (beta[..., k] * h).unsqueeze(-1) * away
+            reaches.append(h)
+            aways.append(away)
+        return x, torch.stack(reaches, -1), aways
 
     def _balls(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         r"""The centres, :math:`\alpha > 0` and :math:`\beta > -\alpha`, the last two ``(*, K)``."""
