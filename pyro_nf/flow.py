@@ -45,6 +45,7 @@ class Flow(TransformModule):
     domain: ClassVar[constraints.Constraint] = constraints.real_vector
     codomain: ClassVar[constraints.Constraint] = constraints.real_vector
     bijective = True
+    elementwise: ClassVar[bool] = False  # whether each coordinate moves by itself
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         for name, size, least in (("dim", dim, 1), ("context_dim", context_dim, 0)):

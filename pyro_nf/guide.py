@@ -85,6 +85,7 @@ class AutoFlowGuide(AutoContinuous):
     _model: tuple[Callable[..., Any]] | None
     _flow_spec: tuple[FlowSpec]
     _init_scale: float
+    _outer: int
     gradient: Gradient
     _prefix: str
 
@@ -157,7 +158,11 @@ class AutoFlowGuide(AutoContinuous):
             flow = make_flow(self._flow_spec[0], self.latent_dim)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
             affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
-            self.flow = Chain([*layers, affine, whiten]).to(device=loc.device, dtype=loc.dtype)
+            self._outer = len(list(itertools.takewhile(_is_elementwise, reversed(layers))))
+            inner = layers[: len(layers) - self._outer]
+            outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
+            stack = Chain([*inner, affine, *outer, whiten])
+            self.flow = stack.to(device=loc.device, dtype=loc.dtype)
             if self.gradient == "path" and not self.flow.carries_score:
                 without = [flow_label(layer) for layer in layers if not layer.carries_score]
                 warnings.warn(
@@ -166,6 +171,9 @@ class AutoFlowGuide(AutoContinuous):
                     "say that this is meant",
                     stacklevel=2,
                 )
+            if self._outer:
+                whiten.set(loc, torch.ones_like(loc))
+                loc = torch.zeros_like(loc)
             with torch.no_grad():
                 log_scale = torch.full_like(loc, math.log(self._init_scale))
                 affine.params.theta.copy_(torch.cat([loc, log_scale]))
@@ -182,6 +190,9 @@ class AutoFlowGuide(AutoContinuous):
         density is random, as with subsampled data, or no approximation is found, the guide stays
         as it is.
 
+        Flows at the end of the formula that move each coordinate by itself, such as ``tails``,
+        then act on the model's own coordinates, shifted and scaled, but not rotated by L.
+
         Arguments:
             args: What the model takes.
             kwargs: What the model takes.
@@ -197,8 +208,15 @@ class AutoFlowGuide(AutoContinuous):
         except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail here and there
             found = None
         if found is not None:
-            *_, affine, whiten = self._modules["flow"]
-            whiten.set(found.shift, found.scale_tril)
+            *layers, whiten = self._modules["flow"]
+            affine = layers[-1]
+            if self._outer:
+                affine, turn = layers[-self._outer - 2 : -self._outer]
+                size = found.scale_tril.norm(dim=-1)
+                turn.set(torch.zeros_like(size), found.scale_tril / size.unsqueeze(-1))
+                whiten.set(found.shift, size)
+            else:
+                whiten.set(found.shift, found.scale_tril)
             with torch.no_grad():
                 affine.params.theta.zero_()
         return self
@@ -305,14 +323,19 @@ class AutoFlowGuide(AutoContinuous):
         name = type(self).__name__
         if self.prototype_trace is None:
             return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
-        *flows, whiten = self.flow
+        whitened = [flow for flow in self.flow if isinstance(flow, Whiten)]
+        flows = [flow for flow in self.flow if not isinstance(flow, Whiten)]
         layers = [
             (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))
         ]
         stack = " + ".join(label if count == 1 else f"{label}*{count}" for label, count in layers)
         count = sum(parameter.numel() for parameter in self.parameters())
-        where = "" if whiten.shift is None else ", whitened"
+        where = "" if whitened[0].shift is None else ", whitened"
         return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters{where})"
+
+
+def _is_elementwise(flow: Flow) -> bool:
+    return flow.elementwise
 
 
 def _noise(dim: int) -> Tensor:

@@ -23,12 +23,15 @@ BLOCK = 50  # steps between two looks at the run
 WINDOW = 400  # steps, or a quarter of all, whose mean loss is compared with that of as many before
 TOLERANCE = 0.01  # nats by which a window must improve on the one before
 SHORT = 100  # steps of the windows by which a guide that is exact already is told
-EXACT = 0.02  # variance of a log weight, that of a guide which is the posterior to some per cent
+EXACT = 0.01  # variance of a log weight: that of a guide which is the posterior to one per cent
 IDLE = 0.005  # nats by which its loss still falls
 SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a sigma around it
 MEDIAN = 1.25  # standard error of its median, in those of its mean
-PATIENCE = 8_000  # steps at the full rate, at most
-DECAY = (300, 4_000)  # bounds of the number of steps in which the rate falls to zero
+PATIENCE = 3_000  # steps at the full rate, at most
+LEAST = 300  # steps in which the rate falls to zero
+DECAY = (
+    2.0  # the same where the guide is not exact yet, in steps at the full rate: most is won here
+)
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -168,8 +171,10 @@ class Run:
         if block and sum(block) / len(block) < self.best_loss:
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
         done = len(self.losses)
-        if self.turn is None and (self._exact() or self._stationary() or done >= PATIENCE):
-            self.turn, self.length = done, min(max(done, DECAY[0]), DECAY[1])
+        if self.turn is None and self._exact():
+            self.turn, self.length = done, max(done, LEAST)
+        elif self.turn is None and (self._stationary() or done >= PATIENCE):
+            self.turn, self.length = done, int(DECAY * done)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 

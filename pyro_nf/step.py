@@ -23,6 +23,7 @@ Tier = Literal["eager", "quick", "full"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
+CLIP = 5.0  # the longest gradient, in root mean squares of those before
 SEED = 20_151_123  # of the comparison alone, whose random state is then forgotten
 TRIES = 10  # comparisons of a traced with an eager step, until one is finite
 
@@ -170,6 +171,7 @@ class Step:
     def update(self, loss: Tensor, gradient: Tensor) -> Tensor:
         """Adam's update in place, and the loss; nothing and NaN where something is not finite."""
         fine = torch.isfinite(loss) & torch.isfinite(gradient).all()
+        gradient = self._clipped(gradient)
         count = self.count + 1
         mean = self.mean + (1 - BETAS[0]) * (gradient - self.mean)
         square = self.square + (1 - BETAS[1]) * (gradient * gradient - self.square)
@@ -184,6 +186,12 @@ class Step:
         self.square.copy_(torch.where(fine, square, self.square))
         self.count.copy_(torch.where(fine, count, self.count))
         return torch.where(fine, loss, torch.nan).detach()
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        """The gradient, not longer than some times what was usual: one wild draw is one draw."""
+        usual = (self.square / (1 - BETAS[1] ** self.count)).sum()  # NaN before the first step
+        share = CLIP * (usual / gradient.square().sum()).sqrt()
+        return torch.where(share < 1, share, 1.0) * gradient
 
     def _eager(self) -> Tensor:
         return self.update(*self.gradient())
@@ -247,7 +255,7 @@ class Step:
                 continue
             if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
                 continue
-            expected = self.mean + (1 - BETAS[0]) * (gradient - self.mean)
+            expected = self.mean + (1 - BETAS[0]) * (self._clipped(gradient) - self.mean)
             pyro.set_rng_seed(SEED + attempt)
             inputs = [tensor.clone() for tensor in self._inputs]
             traced = engine(inputs)

@@ -50,45 +50,55 @@ class Whiten(Flow):
     """
 
     shift: Tensor | None
-    scale_tril: Tensor | None
+    scale: Tensor | None
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         self.register_buffer("shift", None)
-        self.register_buffer("scale_tril", None)
+        self.register_buffer("scale", None)
 
-    def set(self, shift: Tensor, scale_tril: Tensor) -> None:
-        """Use the coordinates in which N(shift, L L') is standard normal."""
-        self.shift, self.scale_tril = shift, scale_tril
+    def set(self, shift: Tensor, scale: Tensor) -> None:
+        """Use the coordinates in which N(shift, L L') is standard normal.
+
+        Arguments:
+            shift: With shape ``(D,)``.
+            scale: L, with shape ``(D, D)``, or its diagonal, with shape ``(D,)``.
+        """
+        self.shift, self.scale = shift, scale
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        if self.shift is None or self.scale_tril is None:
+        if self.shift is None or self.scale is None:
             return x, x.new_zeros(x.shape[:-1])
-        return self.shift + times(self.scale_tril, x), self._log_det(x)
+        scaled = self.scale * x if self.scale.dim() == 1 else times(self.scale, x)
+        return self.shift + scaled, self._log_det(x)
 
     def inverse_and_log_det(
         self, y: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        if self.shift is None or self.scale_tril is None:
+        if self.shift is None:
             return y, y.new_zeros(y.shape[:-1])
-        return solved(self.scale_tril, y - self.shift), -self._log_det(y)
+        return self._solved(y - self.shift), -self._log_det(y)
 
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.scale_tril is not None:
-            score = solved(self.scale_tril, score, transposed=True)
+        score = score if self.scale is None else self._solved(score, transposed=True)
         return *self.forward_and_log_det(x), score
 
+    def _solved(self, x: Tensor, transposed: bool = False) -> Tensor:
+        assert self.scale is not None  # the callers have looked
+        return x / self.scale if self.scale.dim() == 1 else solved(self.scale, x, transposed)
+
     def _log_det(self, x: Tensor) -> Tensor:
-        assert self.scale_tril is not None  # the callers have looked
-        return self.scale_tril.diagonal().log().sum().expand(x.shape[:-1])
+        assert self.scale is not None  # the callers have looked
+        scale = self.scale if self.scale.dim() == 1 else self.scale.diagonal()
+        return scale.log().sum().expand(x.shape[:-1])
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Take over coordinates, or none, whatever there were before."""
-        for name in ("shift", "scale_tril"):
+        for name in ("shift", "scale"):
             value = state.get(prefix + name)
             setattr(self, name, None if value is None else torch.empty_like(value))
         super()._load_from_state_dict(state, prefix, *rest)

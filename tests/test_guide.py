@@ -628,7 +628,7 @@ def test_one_dimension_and_float64(flow):
     losses = train(prior, guide, steps=5)
     assert all(math.isfinite(loss) for loss in losses)
     changed = moved(guide, before)
-    assert changed[-1]  # the location and the scale; in one dimension some layers do nothing
+    assert any(changed)  # the location and the scale; in one dimension some layers do nothing
     assert guide()["rate"].dtype == torch.float64
     assert {parameter.dtype for parameter in guide.parameters()} == {torch.float64}
     assert guide.median()["rate"].dtype == torch.float64

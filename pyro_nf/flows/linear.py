@@ -30,6 +30,8 @@ class Diag(Flow):
         torch.Size([5])
     """
 
+    elementwise = True
+
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim, context_dim)
         self.params = Params(context_dim, loc=torch.zeros(dim), log_scale=torch.zeros(dim))

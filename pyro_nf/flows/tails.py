@@ -53,6 +53,8 @@ class Tails(Flow):
         True
     """
 
+    elementwise = True
+
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim, context_dim)
         self.params = Params(context_dim, left=torch.zeros(2, dim), right=torch.zeros(2, dim))
