@@ -266,3 +266,13 @@ def test_a_minibatch_has_no_weights():
         posterior.predict(3)
     assert Posterior(model, guide, Y.float(), 4).diagnose(500).n == 500
     assert posterior.predict(3, Y.float(), 4)["y"].shape == (3, 4)
+
+
+def test_a_heavy_tail_of_nearly_equal_weights_is_no_fault():
+    torch.manual_seed(0)
+    tail = torch.distributions.StudentT(1.6).sample((4000,)).abs()
+    even, uneven = diagnose(torch.log1p(1e-3 * tail)), diagnose(torch.log1p(tail))
+    assert even.k_hat > 0.5
+    assert even.ess > 0.99
+    assert even.verdict == "good"
+    assert uneven.verdict == "usable"
