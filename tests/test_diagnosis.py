@@ -276,3 +276,8 @@ def test_a_heavy_tail_of_nearly_equal_weights_is_no_fault():
     assert even.ess > 0.99
     assert even.verdict == "good"
     assert uneven.verdict == "usable"
+    tail = torch.distributions.StudentT(1.2).sample((4000,)).abs()
+    even, uneven = diagnose(torch.log1p(1e-4 * tail)), diagnose(torch.log1p(tail))
+    assert even.k_hat > even.k_threshold
+    assert even.ess > 0.99
+    assert (even.verdict, uneven.verdict) == ("usable", "poor")
