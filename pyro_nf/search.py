@@ -16,11 +16,12 @@ from pyro_nf.scoring import log_density
 __all__ = ["missed_mass"]
 
 MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
-STARTS = 128  # climbs
+STARTS = 512  # climbs, or as many as the model takes at once
+FEWEST = 128  # of them, fewer find nothing
 WIDE = 8.0  # standard deviations of the draws within which half of the climbs start
-CLIMB = 100  # steps of a climb
+CLIMB = 150  # steps of a climb
 FIRST, LAST = 0.05, 0.05  # their length: of the starts' distance, then of a standard deviation
-SAME = 0.3  # standard deviations between the ends of climbs to one summit
+SAME = 1.0  # standard deviations between the ends of climbs to one summit
 CANDIDATES = 32  # ends of climbs, the highest, that may be summits
 SUMMITS = 8  # at most, the highest
 APART = 3.0  # standard deviations between two summits
@@ -79,7 +80,7 @@ def missed_mass(joint: Joint, model: Runs, values: Values, log_p: Tensor, log_q:
         latent sites, in more than 50 dimensions, for a model that is not vectorized, or a guide
         that cannot score other values than its own draws.
     """
-    if not (model.vectorized and _is_smooth(joint)) or joint.chunk < STARTS:
+    if not (model.vectorized and _is_smooth(joint)) or joint.chunk < FEWEST:
         return math.nan
     try:
         space = _Space(joint)
@@ -163,7 +164,8 @@ def _apart(points: Tensor, order: list[int], least: float, most: int) -> list[in
 
 def _starts(joint: Joint, space: _Space, u: Tensor) -> Tensor:
     """Half of them from far around the draws, half from the prior if it can be drawn from."""
-    near, wide = STARTS // 2, WIDE * torch.rand(STARTS // 2, 1, dtype=u.dtype, device=u.device)
+    near = min(STARTS, joint.chunk) // 2
+    wide = WIDE * torch.rand(near, 1, dtype=u.dtype, device=u.device)
     around = u.mean(0) + u.std(0) * wide * torch.randn_like(u[:1].expand(near, -1))
     anywhere = 2 * torch.randn_like(around)
 
