@@ -45,7 +45,8 @@ class Diagnosis:
     """How well a guide's draws stand for the posterior.
 
     Attributes:
-        verdict: ``"good"``, ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
+        verdict: by k-hat, one step milder where the weights are nearly equal: ``"good"``,
+            ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
             ``"poor"``.
         message: What that means, and what to try next.
         k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``

@@ -12,11 +12,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_nf.files import fingerprint, read
-from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide, Gradient
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
-from pyro_nf.registry import FlowSpec, make_flow
+from pyro_nf.registry import FlowSpec
 from pyro_nf.run import FitError, Run
 from pyro_nf.step import Step
 from pyro_nf.target import Target, plate_nesting
@@ -95,7 +94,10 @@ def fit(
     with seeded(seed):
         if guide is None:
             gradient: Gradient = "total" if isinstance(elbo, RenyiELBO) else "path"
-            guide = AutoFlowGuide(model, default_flow if flow is None else flow, gradient=gradient)
+            if flow is None:
+                probe = AutoFlowGuide(model, "diag", name="_pyro_nf_probe").setup(*args, **kwargs)
+                flow = default_flow(probe.latent_dim)
+            guide = AutoFlowGuide(model, flow, gradient=gradient)
         if isinstance(elbo, RenyiELBO) and getattr(guide, "gradient", "total") == "path":
             raise ValueError(
                 "RenyiELBO is not linear in the guide's log density, and its path gradient is "
@@ -126,11 +128,11 @@ def fit(
     return posterior
 
 
-def default_flow(dim: int) -> Flow:
-    """The flow that `fit` uses in this dimension; chosen by measurement, see benchmarks."""
+def default_flow(dim: int) -> str:
+    """The formula that `fit` uses in this dimension; a formula, for files to keep."""
     if dim == 1:
-        return make_flow("planar*8 + tails", dim)  # a coupling has nothing to couple
-    return make_flow(f"affine_coupling*6 + {'tril + ' * (dim <= DENSE)}tails", dim)
+        return "planar*8 + tails"  # a coupling has nothing to couple
+    return "affine_coupling*6 + tril + tails" if dim <= DENSE else "affine_coupling*6 + tails"
 
 
 def _check(**options: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
+from operator import attrgetter
 from typing import Any, Literal
 
 import pyro.distributions as dist
@@ -158,7 +159,9 @@ class AutoFlowGuide(AutoContinuous):
             flow = make_flow(self._flow_spec[0], self.latent_dim)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
             affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
-            self._outer = len(list(itertools.takewhile(_is_elementwise, reversed(layers))))
+            self._outer = len(
+                list(itertools.takewhile(attrgetter("elementwise"), reversed(layers)))
+            )
             inner = layers[: len(layers) - self._outer]
             outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
             stack = Chain([*inner, affine, *outer, whiten])
@@ -332,10 +335,6 @@ class AutoFlowGuide(AutoContinuous):
         count = sum(parameter.numel() for parameter in self.parameters())
         where = "" if whitened[0].shift is None else ", whitened"
         return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters{where})"
-
-
-def _is_elementwise(flow: Flow) -> bool:
-    return flow.elementwise
 
 
 def _noise(dim: int) -> Tensor:

@@ -29,9 +29,8 @@ SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a s
 MEDIAN = 1.25  # standard error of its median, in those of its mean
 PATIENCE = 3_000  # steps at the full rate, at most
 LEAST = 300  # steps in which the rate falls to zero
-DECAY = (
-    2.0  # the same where the guide is not exact yet, in steps at the full rate: most is won here
-)
+# The same where the guide is not exact yet, in steps at the full rate: most is won here.
+DECAY = 2
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -174,7 +173,7 @@ class Run:
         if self.turn is None and self._exact():
             self.turn, self.length = done, max(done, LEAST)
         elif self.turn is None and (self._stationary() or done >= PATIENCE):
-            self.turn, self.length = done, int(DECAY * done)
+            self.turn, self.length = done, DECAY * done
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -204,7 +203,8 @@ class Run:
 
         Median and quantiles, since the loss of a wild draw may be of any size.
         """
-        losses = self.history()[-first : len(self.losses) - last]
+        recent = self.losses[-first : len(self.losses) - last]  # not all of a long history
+        losses = torch.tensor(recent, dtype=torch.float64)
         low, middle, high = losses.nan_to_num(math.inf).quantile(torch.tensor(SIGMAS).double())
         return float(middle), float(high - low) / 2
 

@@ -189,7 +189,7 @@ class Step:
 
     def _clipped(self, gradient: Tensor) -> Tensor:
         """The gradient, not longer than some times what was usual: one wild draw is one draw."""
-        usual = (self.square / (1 - BETAS[1] ** self.count)).sum()  # NaN before the first step
+        usual = self.square.sum() / (1 - BETAS[1] ** self.count)  # NaN before the first step
         share = CLIP * (usual / gradient.square().sum()).sqrt()
         return torch.where(share < 1, share, 1.0) * gradient
 

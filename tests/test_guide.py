@@ -454,6 +454,7 @@ def test_deepcopy_trains_on_its_own():
     assert same(draw(twin, DATA), draw(guide, DATA))
     before = snapshot(guide)
     elbo = Trace_ELBO(num_particles=8, vectorize_particles=True)
+    # Eight particles and a smaller rate: networks swing from so far away with one and 0.05.
     losses = train(twin.model, twin, DATA, elbo=elbo, lr=0.02, steps=200)
     assert drop(losses) < 0.4
     assert not any(moved(guide, before))

@@ -17,6 +17,8 @@ from pyro.optim import Adam
 from torch import nn
 from torch.distributions import constraints
 
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.fit import fit
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.posterior import Posterior
 
@@ -299,3 +301,11 @@ def test_a_path_that_cannot_be_written(tmp_path):
         with pytest.raises(OSError, match=r"p\.pt|folder"):
             posterior.save(target)
     assert [item.name for item in tmp_path.rglob("*")] == ["folder"]  # nothing half written
+
+
+def test_what_the_default_call_has_fitted_is_loaded_without_a_guide(tmp_path):
+    posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, steps=20, seed=0, progress=False)
+    posterior.save(tmp_path / "posterior.pt")
+    loaded = Posterior.load(tmp_path / "posterior.pt", eight_schools, *EIGHT_SCHOOLS.data)
+    values = posterior.draws(5)
+    assert torch.equal(loaded.log_prob(values), posterior.log_prob(values))

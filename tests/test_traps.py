@@ -45,6 +45,7 @@ DATA = torch.tensor([1.0, 2.0, 3.0, 2.5])
 
 
 def train(model, guide, *args, steps=5, elbo=None, lr=0.01):
+    # At a rate of 0.05, steps of one particle drive a stack of all flows to infinity.
     svi = SVI(model, guide, Adam({"lr": lr}), elbo or Trace_ELBO())
     return [svi.step(*args) for _ in range(steps)]
 

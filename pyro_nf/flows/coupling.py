@@ -107,7 +107,7 @@ class Coupling(Flow):
         y, log_det = self._join(still, *self.move(moving, theta))
         with torch.no_grad():
             of_still, of_moving = self._split(score, context)
-            of_moving, gradient = self.pull(moving.detach(), theta.detach(), of_moving)
+            of_moving, gradient = self.pull(moving, theta, of_moving)
             of_still = of_still - self.net.pull(gradient, units)
             score = self._join(of_still, of_moving, None)[0]
         return y, log_det, score
