@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from pyro_nf.record import mutates
+
 __all__ = ["Engine", "full", "quick", "tidy"]
 
 Engine = Callable[[Sequence[Tensor]], Tensor]
@@ -36,14 +38,15 @@ def tidy(module: GraphModule) -> GraphModule:
 
 def _does_nothing(node: Node) -> bool:
     if node.target in _VIEWS:
-        (old, new) = (part.meta.get("val") for part in (node.args[0], node))  # type: ignore[union-attr]
-        return old is not None and new is not None and old.shape == new.shape
+        assert isinstance(node.args[0], Node)  # views are of tensors
+        return _shape(node.args[0]) == _shape(node)
     return node.target in _ALIASES
 
 
-def mutates(node: Node) -> bool:
-    """Whether a node changes its first argument in place."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _shape(node: Node) -> torch.Size:
+    """The shape of a node's value, from record or from make_fx; empty if it is no tensor."""
+    shape: torch.Size = getattr(node.meta.get("val"), "shape", torch.Size())
+    return node.meta.get("shape", shape)
 
 
 def _share(graph: Graph) -> None:
@@ -93,7 +96,7 @@ def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
         "fallback_random": True,  # the numbers of the other engines, and quicker than its own
         "compile_threads": 1,  # one graph: no pool of processes to start
     }
-    largest = max((_size(node) for node in module.graph.nodes), default=0)
+    largest = max((_shape(node).numel() for node in module.graph.nodes), default=0)
     if largest <= SMALL:
         settings["cpp.threads"] = 1
     with torch.no_grad(), inductor.patch(settings):
@@ -109,8 +112,3 @@ def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
             compiled = compile_fx_inner(pure, fakes)
     # The compiled function empties the list that it is given.
     return lambda tensors: compiled(list(tensors))[0]
-
-
-def _size(node: Node) -> int:
-    value = node.meta.get("val")
-    return value.numel() if isinstance(value, Tensor) else 0

@@ -10,12 +10,12 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from pyro_nf import engines
 from pyro_nf.estimate import NothingLeavesTheGraph, estimate
 from pyro_nf.randomness import kept_random_state
+from pyro_nf.record import mutates, record
 
 __all__ = ["Step", "Tier"]
 
@@ -228,15 +228,15 @@ class Step:
         graph although model and guide reach them through closures, modules and the store.
         """
 
-        def step(*inputs: Tensor) -> tuple[Tensor]:  # inductor wants a tuple
-            return (self.update(*self.gradient()),)
+        def step(*inputs: Tensor) -> Tensor:
+            return self.update(*self.gradient())
 
         tensors = [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
         inputs = [*self.leaves, self.mean, self.square, self.count, self.lr, *tensors]
         with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
-            graph = make_fx(step)(*inputs)
+            graph = record(step, inputs)
         for node in graph.graph.nodes:
-            if engines.mutates(node) and node.args[0].op == "get_attr":
+            if mutates(node) and node.args[0].op == "get_attr":
                 raise NotImplementedError("a buffer of the model or the guide changes in place")
         return engines.tidy(graph)
 
