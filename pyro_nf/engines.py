@@ -4,16 +4,19 @@ Both take the graph of a step and its inputs, and return a function of the input
 them in place and returns the loss. Neither changes a setting of the process.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_nf.record import mutates
+from pyro_nf.estimate import NothingLeavesTheGraph
+from pyro_nf.record import mutates, record
 
-__all__ = ["Engine", "full", "quick", "tidy"]
+__all__ = ["Engine", "full", "quick", "tidy", "traced"]
 
 Engine = Callable[[Sequence[Tensor]], Tensor]
 
@@ -79,6 +82,26 @@ def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
         check_trace=False,
     )
     return lambda tensors: scripted(*tensors)[0]
+
+
+def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of one tensor by the quick engine; itself where that would not be the same.
+
+    Arguments:
+        function: A function of real numbers, with gradients inside or none, not random.
+        example: A value of its argument, of the shape that all others have.
+    """
+    try:
+        with pyro.validation_enabled(False), NothingLeavesTheGraph():
+            graph = tidy(record(function, [example]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what torch deprecates of itself
+                engine = quick(graph, [example])
+            other = 0.9 * example
+            same = torch.allclose(engine([other]), function(other), rtol=1e-4, equal_nan=True)
+    except Exception:  # a user's code, of which tracing may ask too much
+        return function
+    return (lambda value: engine([value])) if same else function
 
 
 def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide, Gradient
+from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
 from pyro_nf.registry import FlowSpec
@@ -26,6 +27,7 @@ DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
 PARTICLES = 64
 FEW_PARTICLES = 16  # for models in which a particle costs so much that more would cost more time
 CHEAP = 500  # log densities of a particle up to which the particles cost next to nothing
+CHAINS = 4  # for each particle, of those that draw from the posterior
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
 STARTS = 5  # first runs of a model whose numerics may fail now and then
@@ -106,19 +108,33 @@ def fit(
         saved = None
         if checkpoint is not None and os.path.exists(checkpoint):
             saved = read(checkpoint, "checkpoint")
+        new = False
         if isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None:
             guide.setup(*args, **kwargs)
-            if saved is None:
+            new = saved is None
+            if new:
                 with tqdm(desc="warm start", disable=not progress, leave=False):
                     guide.warm_start(*args, **kwargs)
+        pool = None
         if elbo is None:
             elbo = _default_elbo(model, guide, args, kwargs, particles)
+            if steps is None and isinstance(guide, AutoFlowGuide):
+                pool = pool_of(guide, args, kwargs, CHAINS * elbo.num_particles)
+        if pool is not None and new:
+            with tqdm(desc="exploring", disable=not progress, leave=False):
+                pool.explore()
         step = _first_step(elbo, model, guide, args, kwargs)
         modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
         facts: dict[str, Any] = {"steps": steps, "lr": lr, "elbo": type(elbo).__name__}
         facts |= {"particles": elbo.num_particles, "parameters": _shapes(step, guide)}
         identity = fingerprint([args, kwargs], version=VERSION, **facts)
-        run = Run(step, lr, steps, modules, progress=progress, path=checkpoint, identity=identity)
+        run = Run(
+            *(step, lr, steps, modules),
+            pool=pool,
+            progress=progress,
+            path=checkpoint,
+            identity=identity,
+        )
         if saved is not None:
             run.restore(saved)
         _tell_silent(step)

@@ -84,6 +84,7 @@ class AutoFlowGuide(AutoContinuous):
     master: Any  # what Pyro's base class, which has no types, sets
     prototype_trace: Any
     _model: tuple[Callable[..., Any]] | None
+    _bare_model: tuple[Callable[..., Any]] | None
     _flow_spec: tuple[FlowSpec]
     _init_scale: float
     _outer: int
@@ -109,6 +110,7 @@ class AutoFlowGuide(AutoContinuous):
         if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
             raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
         super().__init__(model, init_loc_fn=sites.starting(init_loc_fn))
+        self._bare_model = (model,)
         self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
         self._init_scale = float(init_scale)
         self.gradient = gradient
@@ -180,6 +182,8 @@ class AutoFlowGuide(AutoContinuous):
             with torch.no_grad():
                 log_scale = torch.full_like(loc, math.log(self._init_scale))
                 affine.params.theta.copy_(torch.cat([loc, log_scale]))
+            # Pyro's wrapper, which looks for a start, would do so at each run of the model.
+            self._model = self._bare_model
         except BaseException:
             self.prototype_trace = None  # a guide half set up would fail elsewhere, without a word
             raise
@@ -211,18 +215,27 @@ class AutoFlowGuide(AutoContinuous):
         except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail here and there
             found = None
         if found is not None:
-            *layers, whiten = self._modules["flow"]
-            affine = layers[-1]
-            if self._outer:
-                affine, turn = layers[-self._outer - 2 : -self._outer]
-                size = found.scale_tril.norm(dim=-1)
-                turn.set(torch.zeros_like(size), found.scale_tril / size.unsqueeze(-1))
-                whiten.set(found.shift, size)
-            else:
-                whiten.set(found.shift, found.scale_tril)
-            with torch.no_grad():
-                affine.params.theta.zero_()
+            self.move(found.shift, found.scale_tril)
         return self
+
+    @torch.no_grad()
+    def move(self, shift: Tensor, scale_tril: Tensor) -> None:
+        """Use the coordinates in which N(shift, scale_tril scale_tril') is standard normal.
+
+        Arguments:
+            shift: With shape ``(D,)``.
+            scale_tril: A triangular matrix, with shape ``(D, D)``.
+        """
+        *layers, whiten = self._modules["flow"]
+        affine = layers[-1]
+        if self._outer:
+            affine, turn = layers[-self._outer - 2 : -self._outer]
+            size = scale_tril.norm(dim=-1)
+            turn.set(torch.zeros_like(size), scale_tril / size.unsqueeze(-1))
+            whiten.set(shift, size)
+        else:
+            whiten.set(shift, scale_tril)
+        affine.params.theta.zero_()
 
     # ---------------------------------------------------------------- the posterior
 
@@ -307,6 +320,7 @@ class AutoFlowGuide(AutoContinuous):
             state = dict(super().__getstate__())
         finally:
             self._model, self.master = model, master  # the parent wipes them from the live guide
+        state["_bare_model"] = None
         if self.prototype_trace is not None:
             state["_flow_spec"] = None  # used up; it may be a lambda, which cannot be pickled
         return state
@@ -319,7 +333,7 @@ class AutoFlowGuide(AutoContinuous):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        new._model = self._model
+        new._model, new._bare_model = self._model, self._bare_model
         return new
 
     def __repr__(self) -> str:

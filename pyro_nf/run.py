@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from pyro_nf.blame import blame
 from pyro_nf.files import write
+from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.step import Step
 
@@ -27,10 +28,12 @@ EXACT = 0.01  # variance of a log weight: that of a guide which is the posterior
 IDLE = 0.005  # nats by which its loss still falls
 SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a sigma around it
 MEDIAN = 1.25  # standard error of its median, in those of its mean
-PATIENCE = 3_000  # steps at the full rate, at most
+PATIENCE = 2_000  # steps at the full rate, at most
 LEAST = 300  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
-DECAY = 2
+DECAY = 1
+CALM = 0.5  # times as fast where draws of the posterior take part, which are wild to the guide
+POOR = 0.1  # variance of a log weight, from which draws of the posterior are worth their time
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -59,6 +62,8 @@ class Run:
         lr: The learning rate.
         steps: The number of steps; None to stop when stationary.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
+        pool: What the guide learns from besides; filled, if it is empty, where the loss has
+            become stationary and the guide is still far from the posterior.
         progress: Whether to show a progress bar.
         path: Where to save checkpoints, if anywhere.
         identity: What a checkpoint must agree on to be of this run.
@@ -75,11 +80,13 @@ class Run:
         steps: int | None,
         modules: Sequence[nn.Module] = (),
         *,
+        pool: Pool | None = None,
         progress: bool = False,
         path: str | os.PathLike[str] | None = None,
         identity: str = "",
     ) -> None:
         self.step, self.path, self.identity = step, path, identity
+        self.pool = pool
         self.modules, self.progress = modules, progress
         self.lr, self.retries = lr, 0
         self.turn = None if steps is None else 0  # the step at which the rate begins to fall
@@ -91,6 +98,8 @@ class Run:
         self.best, self.best_loss = self.first, math.inf
         self.sum, self.summed = torch.zeros_like(self.first), 0
         self._saved = time.monotonic()
+        if pool is not None and pool.draws is not None:
+            step.aim(pool.objective)
 
     # ---------------------------------------------------------------- the run
 
@@ -174,6 +183,8 @@ class Run:
             self.turn, self.length = done, max(done, LEAST)
         elif self.turn is None and (self._stationary() or done >= PATIENCE):
             self.turn, self.length = done, DECAY * done
+            if self.pool is not None and (self.pool.several or self._variance(WINDOW) > POOR):
+                self._fill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -184,9 +195,25 @@ class Run:
         """
         if len(self.losses) < 2 * SHORT:
             return False
-        loss, spread = self._level(SHORT)
-        variance = self.step.elbo.num_particles * spread**2
-        return variance < EXACT and abs(self._level(2 * SHORT, SHORT)[0] - loss) < IDLE
+        gain = self._level(2 * SHORT, SHORT)[0] - self._level(SHORT)[0]
+        return self._variance(SHORT) < EXACT and abs(gain) < IDLE
+
+    def _variance(self, window: int) -> float:
+        """That of a log weight, in the last steps."""
+        variance: float = self.step.elbo.num_particles * self._level(window)[1] ** 2
+        return variance
+
+    def _fill(self, pool: Pool) -> None:
+        """Learn from draws of the posterior, too."""
+        try:
+            pool.fill()
+        except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model: go without
+            return
+        self.step.aim(pool.objective)
+        self.step.reset()  # gradients are of another size now
+        if not pool.several:
+            self.lr *= CALM
+        self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
 
     def _stationary(self) -> bool:
         """Whether a window of steps has won nothing that is worth its time."""
@@ -219,13 +246,13 @@ class Run:
             states[f"the average of {self.summed} iterates"] = self.sum / self.summed
         states["the start"] = self.first
         scores = {name: self._score(state) for name, state in states.items()}
-        chosen = min(scores, key=lambda name: scores[name][0] + 2 * scores[name][1])
-        loss, error = scores[chosen]
+        chosen = min(scores, key=lambda name: sum(scores[name]))
+        loss, error, _ = scores[chosen]
         self._set(states[chosen])
         skipped = sum(map(math.isnan, self.losses))
         self.message = (
             f"{how} after {len(self.losses):,} steps ({self.step.tier}); {chosen}, "
-            f"ELBO {-loss:.2f} ± {error:.2f}"
+            f"ELBO {-loss:.2f} ± {error / 2:.2f}"
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")
         )
@@ -233,8 +260,8 @@ class Run:
         if self.path is not None:
             self.save()
 
-    def _score(self, state: Tensor) -> tuple[float, float]:
-        """The mean loss of a state and its standard error; infinite if it has none."""
+    def _score(self, state: Tensor) -> tuple[float, float, float]:
+        """The mean loss of a state, two standard errors, and what else there is to learn."""
         self._set(state)
         losses = []
         with kept_random_state():
@@ -246,8 +273,9 @@ class Run:
         values = torch.stack([loss.to(self.sum) for loss in losses])
         values = values[values.isfinite()]
         if len(values) < FINALS / 2:
-            return math.inf, math.inf
-        return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+            return math.inf, math.inf, math.inf
+        error = 2 * float(values.std() / math.sqrt(len(values)))
+        return float(values.mean()), error, self.pool.loss() if self.pool else 0.0
 
     def _set(self, state: Tensor) -> None:
         self.step.set_parameters(state)
@@ -301,6 +329,9 @@ class Run:
         content = {name: getattr(self, name) for name in _KEPT}
         content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
         content |= {"adam": self.step.state(), "random": torch.get_rng_state()}
+        content["pool"] = (
+            None if self.pool is None else (self.pool.draws, self.pool.slopes, self.pool.several)
+        )
         content["modules"] = [dict(module.state_dict()) for module in self.modules]
         try:
             write(self.path, content)
@@ -324,6 +355,10 @@ class Run:
             setattr(self, name, content[name])
         for module, state in zip(self.modules, content["modules"], strict=True):
             module.load_state_dict(state)
+        if self.pool is not None:
+            self.pool.draws, self.pool.slopes, self.pool.several = content["pool"]
+            if self.pool.draws is not None:
+                self.step.aim(self.pool.objective)
         self._set(content["parameters"])
         self.step.reset(content["adam"])
         torch.set_rng_state(content["random"])

@@ -19,6 +19,7 @@ from pyro_nf.record import mutates, record
 
 __all__ = ["Step", "Tier"]
 
+Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 Tier = Literal["eager", "quick", "full"]
 
 BETAS = (0.9, 0.999)
@@ -51,6 +52,7 @@ class Step:
         leaves: The unconstrained parameters, in the order of the names.
         reason: Why a faster tier was refused, or an empty string.
         nodes: The number of operations in the traced step.
+        objective: What is trained, made of the ELBO's estimates; at first these.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Step:
         self.count = torch.zeros((), dtype=dtype, device=like.device)
         self.lr = torch.zeros_like(self.count)
         self.nodes = 0
+        self.objective: Callable[[Callable[[], Estimate]], Estimate] = lambda elbo: elbo()
         self._graph: torch.fx.GraphModule | None = None
         self._engine: engines.Engine | None = None
         self._inputs = self._bound()
@@ -121,6 +124,16 @@ class Step:
         ):
             tensor.copy_(value.expand_as(tensor))
 
+    def aim(self, objective: Callable[[Callable[[], Estimate]], Estimate]) -> None:
+        """Use another objective from the next step on.
+
+        Arguments:
+            objective: Gives a loss and its surrogate; may ask for those of the ELBO.
+        """
+        self.objective, self._graph, self._engine = objective, None, None
+        if self.tier != "eager" and not self.compile("quick"):
+            self.tier = "eager"
+
     # ---------------------------------------------------------------- running
 
     def __call__(self, lr: float) -> Tensor:
@@ -143,12 +156,16 @@ class Step:
         if old != (pytree.tree_structure(self.data), [x.shape for x in self._inputs]):
             self._engine, self._graph, self.tier = None, None, "eager"
 
+    def estimate(self) -> Estimate:
+        """The loss and the surrogate whose gradient is the ELBO's, by running model and guide."""
+        return estimate(self.elbo, self.model, self.guide, *self.data)
+
     def gradients(self) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The loss and the gradient of its surrogate in each leaf, by running model and guide.
 
         None where the surrogate does not depend on a leaf.
         """
-        loss, surrogate = estimate(self.elbo, self.model, self.guide, *self.data)
+        loss, surrogate = self.objective(self.estimate)
         found: Sequence[Tensor | None]
         if surrogate is None:  # the ELBO has called backward itself
             found = [leaf.grad for leaf in self.leaves]

@@ -15,14 +15,14 @@ ROOT = Path(pyro_nf.__file__).parent
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
     "batching blame datafile diagnosis estimate examples files nets randomness record sites "
-    "store summary target triangular",
+    "store summary summits target triangular",
     "canvas engines flow runs",
-    "adapt contract enumeration plots step whiten",
-    "joint registry run",
+    "adapt chains contract enumeration explore plots step whiten",
+    "joint registry",
     "flows.coupling flows.linear flows.planar flows.radial flows.tails prediction scoring",
     "amortized export guide search testing",
-    "saving",
-    "posterior",
+    "pool saving",
+    "posterior run",
     "fit",
     "cli",
 ]

@@ -1,7 +1,5 @@
 """Tails: a map of each coordinate by itself, which makes its two tails heavier or lighter."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import elu
@@ -15,7 +13,8 @@ __all__ = ["Tails"]
 SLOWLY = 0.2
 LIGHTEST = 0.9  # the power 1 + c stays above 1 - LIGHTEST
 BOUND = 100.0  # of q
-BISECTIONS = 60  # from a bracket of some tens to rounding
+NEWTONS = 9  # 8 end at rounding, for any weights and any y up to e^150
+FAR = 2.0  # the largest log |x| to start from: beyond, log |y| is nearly straight
 
 
 @register("tails")
@@ -110,17 +109,10 @@ def stretched(x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def solve(y: Tensor, c: Tensor, h: Tensor) -> Tensor:
-    """The root x of the map, by bisection for log |x|, in which log |y| grows."""
+    """The root x of the map, by Newton's method for log |x|, in which log |y| grows."""
     size = y.abs().clamp_min(torch.finfo(y.dtype).tiny).log()
-    # For |x| <= 1 the stretch is at most 2^(c/2) e^(h/2); for |x| >= 1 at least |x|^c / sqrt(2),
-    # or 1 for positive c.
-    low = torch.minimum(size - (c.clamp_min(0) * math.log(2) + h) / 2, size.new_zeros(()))
-    low = torch.where((c <= 0) & (h == 0), size, low)
-    high = (size + math.log(2) / 2) / (1 + c.clamp_max(0))
-    high = torch.maximum(high, torch.maximum(size, size.new_zeros(())))
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        log_stretch, _ = stretched(middle.exp(), c, h)
-        above = middle + log_stretch > size
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return torch.copysign(((low + high) / 2).exp(), y) * (y != 0)
+    root = size.clamp_max(FAR)
+    for _ in range(NEWTONS):
+        log_stretch, excess = stretched(root.exp(), c, h)
+        root = root - (root + log_stretch - size) / (1 + excess)
+    return torch.copysign(root.exp(), y) * (y != 0)

@@ -1,0 +1,71 @@
+"""A look for several modes before a fit, since a flow trained on one does not find the others."""
+
+import torch
+from torch import Tensor
+
+from pyro_nf.diagnosis import USABLE, resampled, smooth
+from pyro_nf.engines import traced
+from pyro_nf.summits import find_summits, scattered
+from pyro_nf.target import Target
+
+__all__ = ["explore"]
+
+MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
+CLIMBS = 256
+FEWEST = 32  # for models in which a climb is dear
+CHEAP = 32_000  # log densities of a model which cost next to nothing together
+PROBES = 1000  # proposals from each summit
+LEAST = 0.01  # share of the mass that makes a mode
+LEFT = 0.05  # nats that the end of a climb may be below its summit
+
+
+def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor | None:
+    """Draws of a posterior of several modes, each of its share of the mass.
+
+    Climbs start from all around. Normal distributions at the summits that they reach propose
+    points, which importance weights make a sample of the posterior.
+
+    Arguments:
+        target: The log density of the posterior.
+        middle: Where it is thought to be, with shape ``(D,)``.
+        tril: A root of its covariance there, with shape ``(D, D)``.
+        count: How many draws to return.
+
+    Returns:
+        With shape ``(count, D)``; None where there is one mode, or no telling.
+    """
+    if target.dim > MAX_DIM or not target.vectorized:
+        return None
+
+    def log_density(z: Tensor) -> Tensor:
+        return target(middle + z @ tril.mT)
+
+    def evaluate(z: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        value = log_density(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+
+    def bend(z: Tensor) -> Tensor:
+        z = z.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(log_density(z).sum(), z, create_graph=True)
+        rows = [torch.autograd.grad(part.sum(), z, retain_graph=True)[0] for part in gradient.T]
+        return torch.stack(rows, -2)
+
+    zero, one = torch.zeros_like(middle), torch.ones_like(middle)
+    starts = scattered(zero, one, max(FEWEST, min(CLIMBS, CHEAP // target.size)))
+    slope = traced(torch.enable_grad()(evaluate), starts)
+    summits = find_summits(lambda z: (slope(z)[:, 0], slope(z)[:, 1:]), bend, starts, zero, one)
+    if summits is None or int((summits.left < LEFT).sum()) < 2:
+        return None
+    with torch.no_grad():
+        points = summits.propose(PROBES)
+        log_weights = log_density(points) - summits.log_density(points)
+        smoothed = smooth(torch.where(log_weights.isfinite(), log_weights, -torch.inf))
+        nearest = summits.squares(points).argmin(0)
+        shares = torch.zeros_like(summits.left)
+        shares.index_add_(0, nearest, smoothed.log_weights.exp().to(shares))
+        modes = int(((shares > LEAST) & (summits.left < LEFT)).sum())
+        if modes < 2 or smoothed.k_hat > USABLE:
+            return None
+        return middle + points[resampled(log_weights, count)] @ tril.mT

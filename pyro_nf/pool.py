@@ -1,0 +1,137 @@
+"""Draws of the posterior from which a guide learns, besides its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_nf.chains import chains
+from pyro_nf.diagnosis import resampled
+from pyro_nf.engines import traced
+from pyro_nf.explore import explore
+from pyro_nf.flow import Flow
+from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.step import Estimate
+from pyro_nf.target import Target
+
+__all__ = ["Pool", "pool_of"]
+
+BATCH = 64  # draws a step
+MANY = 256  # of them where the model takes no part in a step
+MORE = 4  # times as many chains for several modes
+WEIGHT = 4.0  # of the divergence, beside that of the ELBO
+CHOICE = 4  # draws for each chain, from which its start is chosen
+LOOKS = 100  # draws for each dimension, which tell where a guide lies
+
+
+class Pool:
+    r"""The divergence KL(p || q) from a pool of posterior draws u.
+
+    The ELBO's divergence KL(q || p) asks little for mass that q leaves out, this one much. Its
+    gradient in the parameters of the flow, too, is one along paths, without noise at q = p:
+
+    .. math:: E_p[(\nabla \log q(u) - \nabla \log p(u))^\top \partial_\theta f_\theta(x)],
+        \qquad x = f_\theta^{-1}(u)
+
+    References:
+        Fast and unified path gradient estimators for normalizing flows (Vaitl et al., 2024)
+        https://arxiv.org/abs/2403.15881
+
+    Arguments:
+        guide: A guide whose flow carries the score.
+        target: The log density of the posterior.
+        count: The number of chains that draw.
+
+    Attributes:
+        draws: The pool, with shape ``(n, D)``; None before there is one.
+        slopes: The gradients of log p there.
+        several: Whether the posterior has several modes.
+    """
+
+    def __init__(self, guide: AutoFlowGuide, target: Target, count: int) -> None:
+        self.guide, self.target, self.count = guide, target, count
+        self.draws: Tensor | None = None
+        self.slopes: Tensor | None = None
+        self.several = False
+
+    @property
+    def flow(self) -> Flow:
+        """The flow from noise to u."""
+        return self.guide.get_transform()
+
+    def explore(self) -> None:
+        """Fill the pool, and move the guide to its coordinates, if there are several modes."""
+        with torch.no_grad():
+            draws = self.guide.get_posterior().sample(torch.Size([LOOKS * self.target.dim]))
+        tril = torch.linalg.cholesky(torch.cov(draws.T).reshape(self.target.dim, -1))
+        found = explore(self.target, draws.mean(0), tril, MORE * self.count)
+        if found is not None:
+            self.guide.move(found.mean(0), torch.linalg.cholesky(torch.cov(found.T)))
+            self._fill(found)
+            self.several = True
+
+    def fill(self) -> None:
+        """Fill the pool with draws of chains, from where the pool or else the guide is."""
+        if self.draws is not None:
+            self._fill(self.draws[torch.randperm(len(self.draws))[: MORE * self.count]])
+            return
+        posterior = self.guide.get_posterior()
+        with torch.no_grad():
+            draws = posterior.sample(torch.Size([CHOICE * self.count]))
+            log_weights = self.target(draws) - posterior.log_prob(draws)
+        self._fill(draws[resampled(log_weights, self.count)])
+
+    def _fill(self, starts: Tensor) -> None:
+        self.draws = chains(self.target, self.flow, starts)
+        slope = traced(self._slope, starts)
+        self.slopes = torch.cat([slope(part) for part in self.draws.split(len(starts))])
+
+    @torch.enable_grad()
+    def _slope(self, u: Tensor) -> Tensor:
+        u = u.detach().requires_grad_()
+        return torch.autograd.grad(self.target(u).sum(), u)[0]
+
+    def objective(self, elbo: Callable[[], Estimate]) -> Estimate:
+        r"""The loss of a step and what has its gradient, by some draws of the pool.
+
+        Nothing in the gradients of densities tells the shares of several modes. For these it is
+        the likelihood of the draws alone that is trained, whose gradient, at fixed u, is that of
+
+        .. math:: -\log |\det J_f(x)| - s^\top f(x)
+
+        at fixed x and fixed score s of q at u: the flow is not differentiated backwards.
+        """
+        assert self.draws is not None  # the callers have filled it
+        assert self.slopes is not None
+        batch = MANY if self.several else BATCH
+        chosen = torch.randint(len(self.draws), (batch,), device=self.draws.device)
+        flow = self.flow
+        with torch.no_grad():
+            x, _ = flow.inverse_and_log_det(self.draws[chosen])
+        u, log_det, score = flow.forward_and_score(x, -x)
+        if self.several:
+            loss = (x.square().sum(-1) / 2 + log_det).mean()
+            return loss.detach(), (log_det + (score.detach() * u).sum(-1)).mean()
+        loss, surrogate = elbo()
+        assert surrogate is not None  # Trace_ELBO has one
+        path = ((score - self.slopes[chosen]).detach() * u).sum(-1).mean()
+        return loss, surrogate + WEIGHT * path
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The divergence, by all draws, up to a constant; 0 for an empty pool."""
+        if self.draws is None:
+            return 0.0
+        x, log_det = self.flow.inverse_and_log_det(self.draws)
+        # The inverse has the other sign: log q = log N(x) + log |det dx / du|.
+        return WEIGHT * float((x.square().sum(-1) / 2 - log_det).mean())
+
+
+def pool_of(
+    guide: AutoFlowGuide, args: Sequence[Any], kwargs: Mapping[str, Any], count: int
+) -> Pool | None:
+    """A pool, still empty, if there can be one for this guide."""
+    target = Target(guide, args, kwargs)
+    able = target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
+    return Pool(guide, target, count) if able else None
