@@ -1,6 +1,7 @@
 """Normalizing-flow posteriors for any Pyro model."""
 
 from pyro_nf import files, flows, testing
+from pyro_nf.amortized import AmortizedFlowGuide
 from pyro_nf.fit import FitError, fit
 from pyro_nf.flow import Chain, Flow, FlowDistribution
 from pyro_nf.guide import AutoFlowGuide
@@ -12,6 +13,7 @@ __version__ = files.VERSION
 
 __all__ = [
     "MLP",
+    "AmortizedFlowGuide",
     "AutoFlowGuide",
     "Chain",
     "FitError",

@@ -35,8 +35,25 @@ def tidy(module: GraphModule) -> GraphModule:
             module.graph.erase_node(node)
     _share(module.graph)
     module.graph.eliminate_dead_code()
+    _keep_draws(module.graph)
     module.recompile()
     return module
+
+
+def _keep_draws(graph: Graph) -> None:
+    """Return random numbers that nothing uses, too: an engine that left them out would go on
+    from another random state than the eager step, with which it is compared."""
+    output = graph.output_node()
+    unused = [
+        node
+        for node in graph.nodes
+        if node.op == "call_function" and not node.users and _is_random(node)
+    ]
+    output.args = ((*output.args[0], *unused),)  # type: ignore[misc]
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _does_nothing(node: Node) -> bool:

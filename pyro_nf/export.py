@@ -58,7 +58,7 @@ def _groups(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> dict[
     for key, value in detail.items():
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = value
-    predicted = predict(joint, values, joint.args, joint.kwargs)
+    predicted = predict(joint, len(log_p), values, joint.args, joint.kwargs)
     computed = joint.computed
     groups["posterior_predictive"] = {n: v for n, v in predicted.items() if n not in computed}
     groups["observed_data"] = joint.observed

@@ -11,8 +11,12 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
 
+from pyro_nf.amortized import AmortizedFlowGuide
+from pyro_nf.annealing import Anneal
+from pyro_nf.batches import Batches, refuse_local_latents
 from pyro_nf.files import fingerprint, read
-from pyro_nf.guide import AutoFlowGuide, Gradient
+from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.identity import Gradient
 from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
@@ -30,8 +34,9 @@ CHEAP = 500  # log densities of a particle up to which the particles cost next t
 CHAINS = 4  # for each particle, of those that draw from the posterior
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
+ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 1
+VERSION = 2
 
 Compile = Literal["auto", "quick", "full", False]
 
@@ -41,10 +46,15 @@ def fit(
     *args: Any,
     guide: Callable[..., Any] | None = None,
     flow: FlowSpec | None = None,
+    batches: Any = None,
+    batch_size: int | None = None,
     elbo: ELBO | None = None,
     steps: int | None = None,
+    epochs: int | None = None,
     particles: int | None = None,
     lr: float = LR,
+    anneal: Anneal | None = None,
+    anneal_steps: int = ANNEAL_STEPS,
     seed: int | None = None,
     compile: Compile = "auto",  # the word that torch uses
     progress: bool = True,
@@ -61,16 +71,25 @@ def fit(
 
     Arguments:
         model: A Pyro model.
-        args: What the model takes.
+        args: What the model takes; with batches, after the tensors of a batch.
         guide: Any Pyro guide; by default ``AutoFlowGuide(model, flow)``.
         flow: What :func:`pyro_nf.make_flow` takes; by default
             ``"affine_coupling*6 + tril + tails"``, without ``tril`` above 500 dimensions, and
             ``"planar*8 + tails"`` in one.
+        batches: Data of which each step sees a batch: a tensor, or a tuple of them, cut into
+            batches of `batch_size` rows, or a ``DataLoader``. The model is called with a batch's
+            tensors and must scale its plate, ``pyro.plate("data", size, subsample_size=len(x))``,
+            where it has global parameters or latents.
+        batch_size: The rows of a batch, where `batches` is tensors.
         elbo: One of Pyro's ELBOs; by default ``Trace_ELBO`` with vectorized particles.
         steps: The number of steps; by default as many as are needed.
+        epochs: The number of steps in passes over the batches.
         particles: The number of draws a step; by default 64, down to 16 for models of more than
-            500 rows of data, or 4 where the model cannot be vectorized.
+            500 rows of data, or 4 where the model cannot be vectorized; 1 with an amortized guide.
         lr: The learning rate of Adam.
+        anneal: ``"energy"`` to weight the model's log density by a number that rises to one, as in
+            the paper, ``"kl"`` to weight all but the likelihood, a warm-up of the KL.
+        anneal_steps: The number of steps in which it rises.
         seed: With a seed, the result is the same each time, and the caller's random state is
             left alone.
         compile: ``"quick"`` runs a traced step, ready in seconds; ``"full"`` compiles it, which
@@ -90,9 +109,18 @@ def fit(
         >>> posterior.draws(5)["z"].shape
         torch.Size([5, 8])
     """
-    _check(steps=steps, particles=particles, lr=lr, compile=compile)
+    counts = {"steps": steps, "epochs": epochs, "particles": particles}
+    _check(**counts, anneal_steps=anneal_steps, lr=lr, compile=compile, anneal=anneal)
     if guide is not None and flow is not None:
         raise ValueError("give either a guide or a flow, not both; a guide has its own")
+    source, steps = _source(batches, batch_size, args, steps, epochs)
+    if anneal is not None and steps is not None and anneal_steps >= steps:
+        raise ValueError(
+            f"anneal_steps={anneal_steps} leaves none of the {steps} steps for the posterior "
+            f"itself; type anneal_steps={max(1, steps // 5)}"
+        )
+    data = [args if source is None else (source.tensors, source.rest), kwargs]
+    args = args if source is None else source.first()
     with seeded(seed):
         if guide is None:
             gradient: Gradient = "total" if isinstance(elbo, RenyiELBO) else "path"
@@ -118,23 +146,22 @@ def fit(
         pool = None
         if elbo is None:
             elbo = _default_elbo(model, guide, args, kwargs, particles)
-            if steps is None and isinstance(guide, AutoFlowGuide):
+            if steps is None and source is None and isinstance(guide, AutoFlowGuide):
                 pool = pool_of(guide, args, kwargs, CHAINS * elbo.num_particles)
         if pool is not None and new:
             with tqdm(desc="exploring", disable=not progress, leave=False):
                 pool.explore()
-        step = _first_step(elbo, model, guide, args, kwargs)
+        step = _first_step(elbo, model, guide, args, kwargs, anneal)
+        if source is not None:
+            refuse_local_latents(model, guide, args, kwargs)
         modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
         facts: dict[str, Any] = {"steps": steps, "lr": lr, "elbo": type(elbo).__name__}
         facts |= {"particles": elbo.num_particles, "parameters": _shapes(step, guide)}
-        identity = fingerprint([args, kwargs], version=VERSION, **facts)
-        run = Run(
-            *(step, lr, steps, modules),
-            pool=pool,
-            progress=progress,
-            path=checkpoint,
-            identity=identity,
-        )
+        warmup = 0 if anneal is None else anneal_steps
+        facts |= {"anneal": anneal, "warmup": warmup, "batch_size": batch_size}
+        identity = fingerprint(data, version=VERSION, **facts)
+        saving: dict[str, Any] = {"path": checkpoint, "identity": identity, "progress": progress}
+        run = Run(step, lr, steps, modules, pool=pool, batches=source, warmup=warmup, **saving)
         if saved is not None:
             run.restore(saved)
         _tell_silent(step)
@@ -152,17 +179,44 @@ def default_flow(dim: int) -> str:
 
 
 def _check(**options: Any) -> None:
-    for name in ("steps", "particles"):
+    for name in ("steps", "epochs", "particles", "anneal_steps"):
         value = options[name]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise TypeError(f"{name} must be an int, got {value!r}")
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
-    lr, tier = options["lr"], options["compile"]
+    lr, tier, anneal = options["lr"], options["compile"], options["anneal"]
+    if anneal not in (None, "energy", "kl"):
+        raise ValueError(f'anneal must be "energy", "kl" or None, got {anneal!r}')
     if not isinstance(lr, int | float) or not 0 < lr < math.inf:
         raise ValueError(f"lr must be a positive number, got {lr!r}")
     if tier not in ("auto", "quick", "full", False):
         raise ValueError(f'compile must be "auto", "quick", "full" or False, got {tier!r}')
+
+
+def _source(
+    batches: Any,
+    batch_size: int | None,
+    rest: Sequence[Any],
+    steps: int | None,
+    epochs: int | None,
+) -> tuple[Batches | None, int | None]:
+    """The batches, if there are any, and the number of steps, if it is given."""
+    if batches is None:
+        for name, value in (("batch_size", batch_size), ("epochs", epochs)):
+            if value is not None:
+                raise ValueError(f"{name}={value!r} is for batches=..., and there are none")
+        return None, steps
+    source = Batches(batches, batch_size, rest)
+    if epochs is None:
+        return source, steps
+    if steps is not None:
+        raise ValueError(f"give either steps={steps} or epochs={epochs}, not both")
+    if source.length is None:
+        raise ValueError(
+            "batches does not tell its length, so that epochs cannot be counted; give steps"
+        )
+    return source, epochs * source.length
 
 
 def _default_elbo(
@@ -180,6 +234,9 @@ def _default_elbo(
     else:
         nesting = plate_nesting(model, guide, args, kwargs)
         vectorize, size = True, 0
+        parts = guide.modules() if isinstance(guide, nn.Module) else ()
+        if any(isinstance(part, AmortizedFlowGuide) for part in parts):
+            particles = particles or 1  # there is one for each row
     affordable = max(FEW_PARTICLES, min(PARTICLES, PARTICLES * CHEAP // max(size, 1)))
     count = particles or (affordable if vectorize else SINGLE_PARTICLES)
     # With one particle Pyro adds no plate, and counts none.
@@ -192,14 +249,15 @@ def _first_step(
     guide: Callable[..., Any],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    anneal: Anneal | None,
 ) -> Step:
     """The step, which runs the model once; again where numerics that may fail do."""
     for _ in range(STARTS - 1):
         try:
-            return Step(elbo, model, guide, args, kwargs)
+            return Step(elbo, model, guide, args, kwargs, anneal)
         except (RuntimeError, ValueError, ArithmeticError):
             continue
-    return Step(elbo, model, guide, args, kwargs)
+    return Step(elbo, model, guide, args, kwargs, anneal)
 
 
 def _shapes(step: Step, guide: Callable[..., Any]) -> dict[str, list[int]]:

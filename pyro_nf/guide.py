@@ -1,13 +1,10 @@
 """The guide: a Pyro autoguide whose posterior is a normalizing flow."""
 
-import copy
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -20,21 +17,20 @@ from torch.quasirandom import SobolEngine
 from pyro_nf import sites
 from pyro_nf.flow import Chain, Flow, FlowDistribution
 from pyro_nf.flows.linear import Diag
-from pyro_nf.registry import FlowSpec, flow_label, make_flow
-from pyro_nf.store import adopt, unique_name
+from pyro_nf.identity import Gradient, OwnGuide, stack_label
+from pyro_nf.registry import FlowSpec, make_flow
+from pyro_nf.store import adopt
 from pyro_nf.target import Target
 from pyro_nf.whiten import Whiten, find_coordinates
 
-__all__ = ["AutoFlowGuide", "Gradient"]
-
-Gradient = Literal["path", "total"]
+__all__ = ["AutoFlowGuide"]
 
 QUANTILE_DRAWS = 8192
 FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill the memory
 MANY = 4096
 
 
-class AutoFlowGuide(AutoContinuous):
+class AutoFlowGuide(OwnGuide, AutoContinuous):
     r"""A normalizing-flow posterior over all latent variables of a model.
 
     The latents are packed into one unconstrained vector :math:`u \in R^D`, which is
@@ -81,15 +77,7 @@ class AutoFlowGuide(AutoContinuous):
         ['mean', 'scale']
     """
 
-    master: Any  # what Pyro's base class, which has no types, sets
-    prototype_trace: Any
-    _model: tuple[Callable[..., Any]] | None
-    _bare_model: tuple[Callable[..., Any]] | None
-    _flow_spec: tuple[FlowSpec]
-    _init_scale: float
     _outer: int
-    gradient: Gradient
-    _prefix: str
 
     def __init__(
         self,
@@ -101,30 +89,8 @@ class AutoFlowGuide(AutoContinuous):
         gradient: Gradient = "path",
         name: str | None = None,
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"expected a Pyro model, a callable, got {model!r}")
-        if not (isinstance(init_scale, Real) and 0 < init_scale < math.inf):
-            raise ValueError(f"init_scale must be a positive number, got {init_scale!r}")
-        if gradient not in ("path", "total"):
-            raise ValueError(f'gradient must be "path" or "total", got {gradient!r}')
-        if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
-            raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
-        super().__init__(model, init_loc_fn=sites.starting(init_loc_fn))
-        self._bare_model = (model,)
-        self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
-        self._init_scale = float(init_scale)
-        self.gradient = gradient
-        self._prefix = type(self).__name__ if name is None else name
-        unique = unique_name(self._prefix)
-        self._rename(unique if name is None else name)
-
-    def _rename(self, name: str) -> None:
-        self._pyro_name = self._own_name = name
-
-    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
-        # In an AutoGuideList Pyro would name the guide by its place there, and the guides of a
-        # second list would train the parameters of the first.
-        super()._pyro_set_supermodule(self._own_name, context)
+        options = {"init_loc_fn": sites.starting(init_loc_fn)}
+        super().__init__(model, flow, init_scale, gradient, name, **options)
 
     # ---------------------------------------------------------------- setting up
 
@@ -168,14 +134,7 @@ class AutoFlowGuide(AutoContinuous):
             outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
             stack = Chain([*inner, affine, *outer, whiten])
             self.flow = stack.to(device=loc.device, dtype=loc.dtype)
-            if self.gradient == "path" and not self.flow.carries_score:
-                without = [flow_label(layer) for layer in layers if not layer.carries_score]
-                warnings.warn(
-                    f"{', '.join(dict.fromkeys(without))}: no forward_and_score, which the path "
-                    'gradient needs; the guide uses the total gradient. Type gradient="total" to '
-                    "say that this is meant",
-                    stacklevel=2,
-                )
+            self._warn_of_total_gradient(self.flow)
             if self._outer:
                 whiten.set(loc, torch.ones_like(loc))
                 loc = torch.zeros_like(loc)
@@ -304,51 +263,15 @@ class AutoFlowGuide(AutoContinuous):
 
     # ---------------------------------------------------------------- as an object
 
-    @property
-    def model(self) -> Callable[..., Any]:
-        """The model, which a guide that was unpickled has no more."""
-        if self._model is None:
-            raise RuntimeError(
-                "this guide was unpickled, and a model is not pickled with it; to train on, type "
-                "AutoFlowGuide(model, flow).setup(*args) and load_state_dict(guide.state_dict())"
-            )
-        return self._model[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        model, master = self._model, self.master
-        try:
-            state = dict(super().__getstate__())
-        finally:
-            self._model, self.master = model, master  # the parent wipes them from the live guide
-        state["_bare_model"] = None
-        if self.prototype_trace is not None:
-            state["_flow_spec"] = None  # used up; it may be a lambda, which cannot be pickled
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._rename(unique_name(self._prefix))  # a copy has parameters of its own in the store
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AutoFlowGuide":
-        new = type(self).__new__(type(self))
-        memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        new._model, new._bare_model = self._model, self._bare_model
-        return new
-
     def __repr__(self) -> str:
         name = type(self).__name__
         if self.prototype_trace is None:
             return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
         whitened = [flow for flow in self.flow if isinstance(flow, Whiten)]
         flows = [flow for flow in self.flow if not isinstance(flow, Whiten)]
-        layers = [
-            (label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))
-        ]
-        stack = " + ".join(label if count == 1 else f"{label}*{count}" for label, count in layers)
         count = sum(parameter.numel() for parameter in self.parameters())
         where = "" if whitened[0].shift is None else ", whitened"
-        return f"{name}({stack}, D={self.latent_dim}, {count:,} parameters{where})"
+        return f"{name}({stack_label(flows)}, D={self.latent_dim}, {count:,} parameters{where})"
 
 
 def _noise(dim: int) -> Tensor:

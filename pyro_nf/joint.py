@@ -1,6 +1,5 @@
 """A model and a trained guide with their data, seen one draw at a time."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from pyro_nf.enumeration import Contraction
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.runs import Given, Result, Values, is_computed
 
-__all__ = ["Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum"]
+__all__ = ["Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]
 
 MEMORY = 2**27  # bytes for the tensors of draws that run together, roughly
 LAYERS = 8  # tensors of a site's size that are alive while it is drawn and scored, roughly
@@ -192,7 +191,7 @@ class Joint:
             return torch.zeros((), dtype=torch.float64), {}
         trace = poutine.trace(Given(values)(self.model)).get_trace(*self.args, **self.kwargs)
         total = log_prob_sum(trace)
-        found = {f"log_likelihood/{n}": _pointwise(trace.nodes[n]) for n in self.observed}
+        found = {f"log_likelihood/{n}": pointwise(trace.nodes[n]) for n in self.observed}
         return total, found | {f"posterior/{n}": trace.nodes[n]["value"] for n in self.computed}
 
     def predict(
@@ -201,16 +200,6 @@ class Joint:
         """A run of the model with observed sites sampled, and the sites whose value misfits."""
         given = Given(values, unobserve=True)
         trace = poutine.trace(given(self.model)).get_trace(*args, **kwargs)
-        for name, node in trace.nodes.items():
-            if (
-                site_is_subsample(node)
-                and (node["fn"].subsample_size or math.inf) < node["fn"].size
-            ):
-                raise ValueError(
-                    f"the plate {name!r} takes {node['fn'].subsample_size} of its rows at random, "
-                    "other ones for each draw, so predictions would be of no row in particular; "
-                    "let it have all rows: pass its subsample_size as an argument of the model"
-                )
         found = {
             name: torch.as_tensor(node["value"])
             for name, node in trace.nodes.items()
@@ -251,7 +240,7 @@ def log_prob_sum(trace: poutine.Trace) -> Tensor:
     return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
 
-def _pointwise(node: Mapping[str, Any]) -> Tensor:
+def pointwise(node: Mapping[str, Any]) -> Tensor:
     """The log density of each observation, zero where a mask hides it."""
     log_prob, mask = node["unscaled_log_prob"], node["mask"]
     if mask is None or mask is True:

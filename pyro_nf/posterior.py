@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_nf import plots
 from pyro_nf.diagnosis import Diagnosis, check_count, diagnose, resampled
+from pyro_nf.evidence import log_evidence
 from pyro_nf.export import to_arviz
 from pyro_nf.files import write
 from pyro_nf.guide import AutoFlowGuide
@@ -216,8 +217,23 @@ class Posterior:
             For each of these sites a tensor of shape ``(n, *shape)``.
         """
         if not (args or kwargs):
-            return predict(self._joint, self.draws(n), self.args, self.kwargs)
-        return predict(self._joint, draws_for(self._joint, _count(n), args, kwargs), args, kwargs)
+            return predict(self._joint, n, self.draws(n), self.args, self.kwargs)
+        values = draws_for(self._joint, _count(n), args, kwargs)
+        return predict(self._joint, n, values, args, kwargs)
+
+    def log_evidence(self, *args: Any, n: int = 1000, **kwargs: Any) -> Tensor:
+        """The log evidence of each row, such as held-out ones, for an amortized guide.
+
+        Arguments:
+            args: What the model takes; tensors as long as the first are cut into as many rows as
+                there is memory for.
+            n: The number of draws for each row; the fewer, the lower the estimate.
+            kwargs: What the model takes.
+
+        Returns:
+            With shape ``(rows,)``, in double precision; see :mod:`pyro_nf.evidence`.
+        """
+        return log_evidence(self._joint, _count(n), args, kwargs)
 
     def summary(self, n: int = DRAWS) -> Summary:
         """A table of mean, standard deviation and quantiles of n draws, a row for each number."""

@@ -5,13 +5,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pyro_nf.annealing import weight_at
+from pyro_nf.batches import Batches
 from pyro_nf.blame import blame
 from pyro_nf.files import write
 from pyro_nf.pool import Pool
@@ -40,11 +43,15 @@ SHRINK = 0.3
 SAVE_EVERY = 5.0  # seconds
 LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
 FINALS = 16  # evaluations of the loss by which the end states are compared
+FINAL_BATCHES = 64  # the same where each is of other rows
 
 # Seconds that inductor takes: what it costs at all, and for each node of the step's graph; and
 # what it saves of each step: the calls of the nodes, but not the work of large ones.
 COMPILE_TIME = (5.0, 0.02)
 COMPILE_GAIN = 1e-6
+# Parameters up to which it saves any: of millions, gathered from many tensors, its one loop for
+# all of Adam takes longer than the operations one by one.
+COMPILE_MOST = 300_000
 
 
 class FitError(RuntimeError):
@@ -62,6 +69,8 @@ class Run:
         lr: The learning rate.
         steps: The number of steps; None to stop when stationary.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
+        batches: The data of the steps; None for those that the step has.
+        warmup: The number of steps in which the weight of annealing rises.
         pool: What the guide learns from besides; filled, if it is empty, where the loss has
             become stationary and the guide is still far from the posterior.
         progress: Whether to show a progress bar.
@@ -80,6 +89,8 @@ class Run:
         steps: int | None,
         modules: Sequence[nn.Module] = (),
         *,
+        batches: Batches | None = None,
+        warmup: int = 0,
         pool: Pool | None = None,
         progress: bool = False,
         path: str | os.PathLike[str] | None = None,
@@ -88,6 +99,9 @@ class Run:
         self.step, self.path, self.identity = step, path, identity
         self.pool = pool
         self.modules, self.progress = modules, progress
+        self.batches, self.warmup = batches, warmup
+        self.order = 0 if batches is None else int(torch.randint(2**31, ()))
+        self.feed: Iterator[Sequence[Any]] | None = None
         self.lr, self.retries = lr, 0
         self.turn = None if steps is None else 0  # the step at which the rate begins to fall
         self.length = steps or 0
@@ -107,6 +121,8 @@ class Run:
         """Run to the end, or to Ctrl-C, and leave the best parameters in place."""
         if self.finished:
             return
+        if self.batches is not None:
+            self.feed = self.batches.start(self.order, len(self.losses))
         # In a log file every refresh is a line.
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         with tqdm(
@@ -145,6 +161,9 @@ class Run:
         losses = []
         failure: Exception | None = None
         for index in range(begin, begin + count):
+            self.step.weight.fill_(weight_at(index, self.warmup))
+            if self.feed is not None:
+                self.step.feed(next(self.feed), self.step.data[1])
             try:
                 losses.append(self.step(self._rate(index)))
             except (RuntimeError, ValueError, ArithmeticError) as error:
@@ -176,15 +195,17 @@ class Run:
     def _look(self) -> None:
         """Keep the best state, decide whether the loss is stationary, save."""
         block = [loss for loss in self.losses[-BLOCK:] if math.isfinite(loss)]
-        if block and sum(block) / len(block) < self.best_loss:
-            self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
         done = len(self.losses)
-        if self.turn is None and self._exact():
-            self.turn, self.length = done, max(done, LEAST)
-        elif self.turn is None and (self._stationary() or done >= PATIENCE):
-            self.turn, self.length = done, DECAY * done
-            if self.pool is not None and (self.pool.several or self._variance(WINDOW) > POOR):
-                self._fill(self.pool)
+        annealing = done < self.warmup  # and the loss another one
+        if block and not annealing and sum(block) / len(block) < self.best_loss:
+            self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
+        if self.turn is None and not annealing:
+            if self._exact():
+                self.turn, self.length = done, max(done, LEAST)
+            elif self._stationary() or done >= PATIENCE + self.warmup:
+                self.turn, self.length = done, DECAY * done
+                if self.pool is not None and (self.pool.several or self._variance(WINDOW) > POOR):
+                    self._fill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -245,13 +266,18 @@ class Run:
         if self.summed:
             states[f"the average of {self.summed} iterates"] = self.sum / self.summed
         states["the start"] = self.first
-        scores = {name: self._score(state) for name, state in states.items()}
+        self.step.weight.fill_(1.0)
+        # The same batches for all of them.
+        data: list[Sequence[Any]] = [self.step.data[0]] * FINALS
+        if self.feed is not None:
+            data = list(islice(self.feed, FINAL_BATCHES))
+        scores = {name: self._score(state, data) for name, state in states.items()}
         chosen = min(scores, key=lambda name: sum(scores[name]))
         loss, error, _ = scores[chosen]
         self._set(states[chosen])
         skipped = sum(map(math.isnan, self.losses))
         self.message = (
-            f"{how} after {len(self.losses):,} steps ({self.step.tier}); {chosen}, "
+            f"{how} after {len(self.losses):,} steps ({self.step.fastest}); {chosen}, "
             f"ELBO {-loss:.2f} ± {error / 2:.2f}"
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")
@@ -260,19 +286,20 @@ class Run:
         if self.path is not None:
             self.save()
 
-    def _score(self, state: Tensor) -> tuple[float, float, float]:
+    def _score(self, state: Tensor, data: Sequence[Sequence[Any]]) -> tuple[float, float, float]:
         """The mean loss of a state, two standard errors, and what else there is to learn."""
         self._set(state)
         losses = []
         with kept_random_state():
-            for _ in range(FINALS):
+            for args in data:
+                self.step.feed(args, self.step.data[1])
                 try:
                     losses.append(self.step(0.0))
                 except (RuntimeError, ValueError, ArithmeticError):
                     losses.append(torch.tensor(math.nan))
         values = torch.stack([loss.to(self.sum) for loss in losses])
         values = values[values.isfinite()]
-        if len(values) < FINALS / 2:
+        if len(values) < len(data) / 2:
             return math.inf, math.inf, math.inf
         error = 2 * float(values.std() / math.sqrt(len(values)))
         return float(values.mean()), error, self.pool.loss() if self.pool else 0.0
@@ -304,6 +331,8 @@ class Run:
         """Compile fully when what is left of the run repays it."""
         if self.step.tier != "quick" or len(self.losses) < 2 * BLOCK:
             return
+        if len(self.first) > COMPILE_MOST:
+            return
         end = self._end()
         left = (end or 2 * len(self.losses)) - len(self.losses)
         price = COMPILE_TIME[0] + COMPILE_TIME[1] * self.step.nodes
@@ -317,7 +346,9 @@ class Run:
         bar.total = self._end()
         loss, spread = self._level(WINDOW)
         error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
-        bar.set_postfix_str(f"ELBO {-loss:.2f} ± {error:.2f}", refresh=False)
+        epoch = self.batches.length if self.batches is not None else None
+        where = f"epoch {len(self.losses) // epoch}, " if epoch else ""
+        bar.set_postfix_str(f"{where}ELBO {-loss:.2f} ± {error:.2f}", refresh=False)
         bar.update(len(self.losses) - bar.n)
 
     # ---------------------------------------------------------------- checkpoints
@@ -366,5 +397,5 @@ class Run:
 
 _KEPT = (
     *("identity", "lr", "retries", "turn", "length", "losses", "message", "finished"),
-    *("first", "best", "best_loss", "sum", "summed"),
+    *("order", "first", "best", "best_loss", "sum", "summed"),
 )

@@ -41,7 +41,7 @@ def pack(joint: Joint, losses: Tensor, message: str) -> dict[str, Any]:
         "hidden": sorted(joint.enumerated | joint.from_prior),
         "message": message,
     }
-    if isinstance(guide, AutoFlowGuide) and guide._flow_spec is not None:
+    if isinstance(guide, AutoFlowGuide):
         (flow,) = guide._flow_spec
         header |= {"flow": flow if isinstance(flow, str) else None, "name": guide._prefix}
     params = joint.parameters["params"]

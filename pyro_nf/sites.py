@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
-__all__ = ["check", "explain", "feasible", "prune", "starting"]
+__all__ = ["check", "explain", "feasible", "has_bijection", "prune", "starting"]
 
 Model = Callable[..., Any]
 
@@ -32,7 +32,7 @@ def starting(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
                 f"start at, and init_loc_fn gives {value!r}"
             )
         # What no bijection reaches is refused later, with the reason.
-        if _has_bijection(fn.support) and not biject_to(fn.support).inv(value).isfinite().all():
+        if has_bijection(fn.support) and not biject_to(fn.support).inv(value).isfinite().all():
             raise ValueError(
                 f"the latent site {site['name']!r} starts at a value that is not finite in "
                 f"unconstrained space: {value}; look for NaN in the data and in the prior's "
@@ -95,7 +95,7 @@ def explain(trace: Any, error: Exception) -> None:
                 f'AutoFlowGuide(poutine.block(model, hide=["{name}"])) and sum it out with '
                 "TraceEnum_ELBO, see https://pyro.ai/examples/enumeration.html"
             ) from error
-        if isinstance(error, NotImplementedError) and not _has_bijection(support):
+        if isinstance(error, NotImplementedError) and not has_bijection(support):
             raise ValueError(
                 f"the support of the latent site {name!r}, {support}, has no bijection from a "
                 "space R^n; sample a Cholesky factor for a positive definite matrix, try "
@@ -104,7 +104,13 @@ def explain(trace: Any, error: Exception) -> None:
             ) from error
 
 
-def check(model: Model, trace: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check(
+    model: Model,
+    trace: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rows: Sequence[str] = (),
+) -> None:
     """Refuse what would be wrong without a word.
 
     Arguments:
@@ -112,12 +118,13 @@ def check(model: Model, trace: Any, args: Sequence[Any], kwargs: Mapping[str, An
         trace: A run of it.
         args: What the model takes.
         kwargs: What the model takes.
+        rows: The plates whose rows have posteriors of their own, and may be subsampled.
     """
     sites = dict(trace.iter_stochastic_nodes())
     moved = {}
     for name, site in sites.items():
         for frame in site["cond_indep_stack"]:
-            if frame.full_size is not None and frame.size < frame.full_size:
+            if frame.name not in rows and frame.size < (frame.full_size or 0):
                 raise ValueError(
                     f"the latent site {name!r} is local to the plate {frame.name!r}, of which "
                     f"{frame.size} of {frame.full_size} rows are subsampled: one global guide "
@@ -144,7 +151,8 @@ def check(model: Model, trace: Any, args: Sequence[Any], kwargs: Mapping[str, An
             )
 
 
-def _has_bijection(support: Constraint) -> bool:
+def has_bijection(support: Constraint) -> bool:
+    """Whether a support has a bijection from unconstrained space."""
     try:
         biject_to(support)
     except NotImplementedError:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_nf import engines
+from pyro_nf.annealing import Anneal, annealed
 from pyro_nf.estimate import NothingLeavesTheGraph, estimate
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.record import mutates, record
@@ -45,9 +46,11 @@ class Step:
         guide: A Pyro guide, whose parameters exist or are made by its first run.
         args: What model and guide take.
         kwargs: What model and guide take.
+        anneal: What the weight weights, see :func:`~pyro_nf.annealing.annealed`.
 
     Attributes:
-        tier: What runs: ``"eager"``, ``"quick"`` or ``"full"``.
+        weight: The weight of annealing, one at first.
+        fastest: The tier for data of the shapes that the step was compiled for.
         names: The names of the parameters in Pyro's parameter store.
         leaves: The unconstrained parameters, in the order of the names.
         reason: Why a faster tier was refused, or an empty string.
@@ -62,10 +65,11 @@ class Step:
         guide: Callable[..., Any],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        anneal: Anneal | None = None,
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         self.data = (tuple(args), dict(kwargs or {}))
-        self.tier: Tier = "eager"
+        self.fastest: Tier = "eager"
         self.reason = ""
         found = self._parameters()
         self.names, self.leaves = list(found), list(found.values())
@@ -82,7 +86,18 @@ class Step:
         self.objective: Callable[[Callable[[], Estimate]], Estimate] = lambda elbo: elbo()
         self._graph: torch.fx.GraphModule | None = None
         self._engine: engines.Engine | None = None
-        self._inputs = self._bound()
+        self.weight = torch.ones_like(self.count)
+        self.model, self.guide = annealed(model, guide, anneal, self.weight)
+        state = [self.mean, self.square, self.count, self.lr, self.weight]
+        # Those of the parameters share their memory.
+        self._bound = [leaf.detach() for leaf in self.leaves] + state
+        self._inputs = self._bound + self._tensors()
+        self._recorded, self._fits = self._shapes(), True
+
+    @property
+    def tier(self) -> Tier:
+        """What runs: ``"eager"``, ``"quick"`` or ``"full"``."""
+        return self.fastest if self._fits else "eager"
 
     def _parameters(self) -> dict[str, Tensor]:
         """One run of model and guide, for the parameters that they use."""
@@ -96,11 +111,21 @@ class Step:
                 leaves.setdefault(id(leaf), (name, leaf))
         return dict(leaves.values())
 
-    def _bound(self) -> list[Tensor]:
-        """The inputs of a step; those of the parameters share their memory."""
-        tensors = [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
-        state = [self.mean, self.square, self.count, self.lr]
-        return [leaf.detach() for leaf in self.leaves] + state + tensors
+    def _tensors(self) -> list[Tensor]:
+        """The tensors among the data."""
+        return [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
+
+    def _shapes(self) -> tuple[Any, ...]:
+        """What a graph takes for constant in the data."""
+        leaves, structure = pytree.tree_flatten(self.data)
+        return structure, [
+            (x.shape, x.dtype, x.device)
+            if isinstance(x, Tensor)
+            else x
+            if isinstance(x, bool | int | float | str | None)
+            else id(x)
+            for x in leaves
+        ]
 
     def parameters(self) -> Tensor:
         """A copy of all parameters, with shape ``(P,)``."""
@@ -131,8 +156,8 @@ class Step:
             objective: Gives a loss and its surrogate; may ask for those of the ELBO.
         """
         self.objective, self._graph, self._engine = objective, None, None
-        if self.tier != "eager" and not self.compile("quick"):
-            self.tier = "eager"
+        if self.fastest != "eager" and not self.compile("quick"):
+            self.fastest = "eager"
 
     # ---------------------------------------------------------------- running
 
@@ -146,15 +171,15 @@ class Step:
             The loss before the step, a scalar; NaN where nothing was changed.
         """
         self.lr.fill_(lr)
-        return self._eager() if self._engine is None else self._engine(self._inputs)
+        if self._engine is None or not self._fits:
+            return self.update(*self.gradient())
+        return self._engine(self._inputs)
 
     def feed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Use other data from the next step on; of other shapes, eagerly."""
-        old = pytree.tree_structure(self.data), [x.shape for x in self._inputs]
         self.data = (tuple(args), dict(kwargs or {}))
-        self._inputs = self._bound()
-        if old != (pytree.tree_structure(self.data), [x.shape for x in self._inputs]):
-            self._engine, self._graph, self.tier = None, None, "eager"
+        self._inputs = self._bound + self._tensors()
+        self._fits = self._shapes() == self._recorded
 
     def estimate(self) -> Estimate:
         """The loss and the surrogate whose gradient is the ELBO's, by running model and guide."""
@@ -186,32 +211,33 @@ class Step:
 
     @torch.no_grad()
     def update(self, loss: Tensor, gradient: Tensor) -> Tensor:
-        """Adam's update in place, and the loss; nothing and NaN where something is not finite."""
-        fine = torch.isfinite(loss) & torch.isfinite(gradient).all()
-        gradient = self._clipped(gradient)
+        """Adam's update in place, and the loss; nothing and NaN where something is not finite.
+
+        The memory of the gradient is used up.
+        """
+        size = torch.linalg.vector_norm(gradient)
+        fine = (torch.isfinite(loss) & torch.isfinite(size)).to(self.mean.dtype)
         count = self.count + 1
-        mean = self.mean + (1 - BETAS[0]) * (gradient - self.mean)
-        square = self.square + (1 - BETAS[1]) * (gradient * gradient - self.square)
-        size = (square / (1 - BETAS[1] ** count)).sqrt() + EPSILON
-        change = self.lr / (1 - BETAS[0] ** count) * mean / size
-        change = torch.where(fine, change, 0.0)
+        rate = fine * self.lr / (1 - BETAS[0] ** count)
+        root = (1 - BETAS[1] ** count).rsqrt()
+        # In place: with millions of parameters, memory that is asked for anew costs ten passes.
+        gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(self._share(size))
+        self.mean.lerp_(gradient, fine * (1 - BETAS[0]))
+        self.square.lerp_(gradient.mul_(gradient), fine * (1 - BETAS[1]))
+        change = gradient.copy_(self.square).sqrt_().mul_(root).add_(EPSILON).reciprocal_()
+        change.mul_(self.mean).mul_(rate)
         for leaf, part in zip(
             self.leaves, change.split([leaf.numel() for leaf in self.leaves]), strict=True
         ):
             leaf.sub_(part.reshape(leaf.shape).to(leaf.dtype))
-        self.mean.copy_(torch.where(fine, mean, self.mean))
-        self.square.copy_(torch.where(fine, square, self.square))
-        self.count.copy_(torch.where(fine, count, self.count))
-        return torch.where(fine, loss, torch.nan).detach()
+        self.count.add_(fine)
+        return torch.where(fine > 0, loss, torch.nan).detach()
 
-    def _clipped(self, gradient: Tensor) -> Tensor:
-        """The gradient, not longer than some times what was usual: one wild draw is one draw."""
+    def _share(self, size: Tensor) -> Tensor:
+        """How much of a gradient of some length is kept: one wild draw is one draw."""
         usual = self.square.sum() / (1 - BETAS[1] ** self.count)  # NaN before the first step
-        share = CLIP * (usual / gradient.square().sum()).sqrt()
-        return torch.where(share < 1, share, 1.0) * gradient
-
-    def _eager(self) -> Tensor:
-        return self.update(*self.gradient())
+        share = CLIP * usual.sqrt() / size
+        return torch.where(share < 1, share, 1.0)
 
     # ---------------------------------------------------------------- compiling
 
@@ -219,7 +245,7 @@ class Step:
         """Move to a tier; stay where it is, with a :attr:`reason`, where that cannot be done."""
         try:
             if self._graph is None and tier != "eager":
-                self._graph = self._trace()
+                self._graph, self._recorded, self._fits = self._trace(), self._shapes(), True
                 self.nodes = len(self._graph.graph.nodes)
             if tier == "eager":
                 engine = None
@@ -235,7 +261,7 @@ class Step:
         except Exception as error:  # tracing runs a user's code: anything may be raised
             self.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             return False
-        self._engine, self.tier, self.reason = engine, tier, ""
+        self._engine, self.fastest, self.reason = engine, tier, ""
         return True
 
     def _trace(self) -> torch.fx.GraphModule:
@@ -248,8 +274,7 @@ class Step:
         def step(*inputs: Tensor) -> Tensor:
             return self.update(*self.gradient())
 
-        tensors = [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
-        inputs = [*self.leaves, self.mean, self.square, self.count, self.lr, *tensors]
+        inputs = [*self.leaves, *self._bound[len(self.leaves) :], *self._tensors()]
         with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
             graph = record(step, inputs)
         for node in graph.graph.nodes:
@@ -272,7 +297,8 @@ class Step:
                 continue
             if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
                 continue
-            expected = self.mean + (1 - BETAS[0]) * (self._clipped(gradient) - self.mean)
+            kept = gradient * self._share(torch.linalg.vector_norm(gradient))
+            expected = self.mean + (1 - BETAS[0]) * (kept - self.mean)
             pyro.set_rng_seed(SEED + attempt)
             inputs = [tensor.clone() for tensor in self._inputs]
             traced = engine(inputs)

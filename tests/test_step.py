@@ -112,7 +112,7 @@ def test_adam_is_torchs_adam():
     gradients = []
     for _ in range(5):
         loss, gradient = ours.gradient()
-        gradients.append(gradient)
+        gradients.append(gradient.clone())  # its memory is used up by the update
         ours.lr.fill_(0.05)
         ours.update(loss, gradient)
     parameter = nn.Parameter(start.clone())
