@@ -6,6 +6,7 @@ them in place and returns the loss. Neither changes a setting of the process.
 
 import warnings
 from collections.abc import Callable, Sequence
+from operator import getitem
 from typing import Any
 
 import pyro
@@ -75,12 +76,12 @@ def _share(graph: Graph) -> None:
     seen: dict[object, Node] = {}
     for node in list(graph.nodes):
         target = node.target
-        if (
-            not isinstance(target, torch._ops.OpOverload)
-            or node in changed
-            or mutates(node)
-            or torch.Tag.nondeterministic_seeded in target.tags
-        ):
+        pure = target is getitem or (
+            isinstance(target, torch._ops.OpOverload)
+            and not mutates(node)
+            and torch.Tag.nondeterministic_seeded not in target.tags
+        )
+        if node in changed or not pure:
             continue
         # Arguments are nodes, numbers and lists of them; 1, 1.0 and True must not be confused.
         key = repr((target, node.args, sorted(node.kwargs.items())))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear
 
-__all__ = ["MLP", "Params"]
+__all__ = ["MLP", "MaskedMLP", "Params"]
 
 SMALL = 0.01  # spread of parameters that must break a symmetry without moving the start
 
@@ -112,21 +112,73 @@ class MLP(nn.Module):
         if context is not None:
             batch = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
             x = torch.cat([x.expand(*batch, -1), context.expand(*batch, -1)], -1)
-        *inner, last = zip(self.weights, self.biases, strict=True)
+        *inner, last = zip(self.matrices(), self.biases, strict=True)
         units = []
         for weight, bias in inner:
             x = elu(linear(x, weight, bias))
             units.append(x)
         return linear(x, *last), units
 
+    def matrices(self) -> list[Tensor]:
+        """The matrix of each layer."""
+        return list(self.weights)
+
     @torch.no_grad()
     def pull(self, gradient: Tensor, units: list[Tensor]) -> Tensor:
         """The gradient with respect to x of a number with this gradient in the output."""
-        *inner, last = self.weights
+        *inner, last = self.matrices()
         gradient = gradient @ last
         for weight, unit in zip(reversed(inner), reversed(units), strict=True):
             gradient = (gradient * (1 + unit.clamp_max(0.0))) @ weight  # elu' = 1 + min(elu, 0)
         return gradient[..., : gradient.size(-1) - self.context_dim]
+
+
+class MaskedMLP(MLP):
+    r"""An :class:`MLP` of which each output sees only the inputs before it, and the context.
+
+    Every unit has a degree, and sees what has none higher; inputs have their place in the order,
+    a context zero, and an output sees only what is of a lower degree than its own.
+
+    References:
+        MADE: Masked Autoencoder for Distribution Estimation
+        (Germain, Gregor, Murray and Larochelle, 2015) https://arxiv.org/abs/1502.03509
+
+    Arguments:
+        order: The place of each of the D inputs, a permutation of 1 to D.
+        numbers: The number of outputs for each place.
+        hidden: The sizes of the hidden layers.
+        context_dim: The size of a context that is appended to the input.
+
+    Example:
+        >>> MaskedMLP(torch.tensor([1, 2, 3]), 2)(torch.zeros(5, 3)).shape
+        torch.Size([5, 6])
+    """
+
+    def __init__(
+        self, order: Tensor, numbers: int, hidden: Sequence[int] = (32, 32), context_dim: int = 0
+    ) -> None:
+        dim = len(order)
+        super().__init__(dim, dim * numbers, hidden, context_dim)
+        # Units of degree zero see the context alone, and are of use to the first output only.
+        low = 0 if context_dim or dim == 1 else 1
+        degrees = [torch.cat([order, order.new_zeros(context_dim)])]
+        degrees += [low + torch.arange(size) * (dim - low) // size for size in hidden]
+        masks = [b.unsqueeze(-1) >= a for a, b in pairwise(degrees)]
+        masks.append(order.repeat(numbers).unsqueeze(-1) > degrees[-1])
+        for k, mask in enumerate(masks):
+            self.register_buffer(f"mask{k}", mask.to(self.weights[0].dtype), persistent=False)
+
+    def matrices(self) -> list[Tensor]:
+        return [weight * getattr(self, f"mask{k}") for k, weight in enumerate(self.weights)]
+
+    @torch.no_grad()
+    def jacobian(self, units: list[Tensor]) -> Tensor:
+        """The derivative of the output with respect to x, with shape ``(*, out_dim, in_dim)``."""
+        first, *rest = self.matrices()
+        product = first[:, : first.size(-1) - self.context_dim]
+        for weight, unit in zip(rest, units, strict=True):
+            product = weight @ ((1 + unit.clamp_max(0.0)).unsqueeze(-1) * product)
+        return product
 
 
 def check_context(context: Tensor | None, context_dim: int) -> None:

@@ -15,11 +15,12 @@ ROOT = Path(pyro_nf.__file__).parent
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
     "annealing batching blame datafile diagnosis estimate examples files nets randomness record "
-    "rows sites store summary summits target triangular",
+    "root rows sites store summary summits target triangular",
     "batches canvas engines flow runs",
-    "adapt chains contract enumeration explore features plots step whiten",
+    "adapt chains contract coupling enumeration explore features plots step whiten",
     "joint registry",
-    "flows.coupling flows.linear flows.planar flows.radial flows.tails identity scoring",
+    "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
+    "flows.tails identity scoring",
     "amortized guide search testing",
     "evidence pool prediction saving",
     "export run",

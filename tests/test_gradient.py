@@ -92,7 +92,18 @@ def normal_model():
         pyro.sample("u", dist.MultivariateNormal(loc, scale_tril=scale))
 
 
-@pytest.mark.parametrize("formula", ["planar*2", "radial*2", "affine_coupling*2", "tails + tril"])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "planar*2",
+        "radial*2",
+        "affine_coupling*2",
+        "tails + tril",
+        "spline_coupling*2",
+        "iaf*2",
+        "sylvester*2",
+    ],
+)
 def test_both_gradients_have_the_same_mean(formula):
     guide = guide_of(normal_model, formula)
     with torch.no_grad():
