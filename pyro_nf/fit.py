@@ -65,7 +65,15 @@ def fit(
 
     A flow guide starts from a normal approximation; then Adam runs at a constant rate until the
     evidence lower bound is stationary, and while the rate falls to zero; the result is the best
-    of the last iterates' average and the states on the way. A step whose loss or gradient is not
+    of the last iterates' average and the states on the way.
+
+    Without `steps`, a guide learns besides from draws of the posterior where its own do not
+    suffice. If the loss is stationary but the log weights still vary, short Markov chains run in
+    the flow's coordinates, and while the rate falls the guide is trained where they went, too. If
+    climbs from all around have found several modes before the fit, the guide is trained on draws
+    of these alone.
+
+    A step whose loss or gradient is not
     finite, or in which the model's numerics fail, is skipped. Ctrl-C ends the fit early, and
     returns what it has reached.
 

@@ -64,12 +64,14 @@ class Pool:
         """Fill the pool, and move the guide to its coordinates, if there are several modes."""
         with torch.no_grad():
             draws = self.guide.get_posterior().sample(torch.Size([LOOKS * self.target.dim]))
-        tril = torch.linalg.cholesky(torch.cov(draws.T).reshape(self.target.dim, -1))
-        found = explore(self.target, draws.mean(0), tril, MORE * self.count)
-        if found is not None:
-            self.guide.move(found.mean(0), torch.linalg.cholesky(torch.cov(found.T)))
-            self._fill(found)
-            self.several = True
+        try:
+            found = explore(self.target, draws.mean(0), _root(draws), MORE * self.count)
+            if found is not None:
+                self.guide.move(found.mean(0), _root(found))
+                self._fill(found)
+                self.several = True
+        except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model, out there
+            self.draws = None
 
     def fill(self) -> None:
         """Fill the pool with draws of chains, from where the pool or else the guide is."""
@@ -93,14 +95,14 @@ class Pool:
         return torch.autograd.grad(self.target(u).sum(), u)[0]
 
     def objective(self, elbo: Callable[[], Estimate]) -> Estimate:
-        r"""The loss of a step and what has its gradient, by some draws of the pool.
+        r"""The ELBO's loss, and what has the gradient to follow, by some draws of the pool.
 
         Nothing in the gradients of densities tells the shares of several modes. For these it is
-        the likelihood of the draws alone that is trained, whose gradient, at fixed u, is that of
+        the likelihood of the draws alone that is trained: the gradient of -log q(u) is that of
 
-        .. math:: -\log |\det J_f(x)| - s^\top f(x)
+        .. math:: \log |\det J_f(x)| + s^\top f(x)
 
-        at fixed x and fixed score s of q at u: the flow is not differentiated backwards.
+        at fixed x and fixed score s of q at u. The flow is not differentiated backwards.
         """
         assert self.draws is not None  # the callers have filled it
         assert self.slopes is not None
@@ -110,22 +112,26 @@ class Pool:
         with torch.no_grad():
             x, _ = flow.inverse_and_log_det(self.draws[chosen])
         u, log_det, score = flow.forward_and_score(x, -x)
-        if self.several:
-            loss = (x.square().sum(-1) / 2 + log_det).mean()
-            return loss.detach(), (log_det + (score.detach() * u).sum(-1)).mean()
         loss, surrogate = elbo()
         assert surrogate is not None  # Trace_ELBO has one
+        if self.several:
+            return loss, (log_det + (score.detach() * u).sum(-1)).mean()
         path = ((score - self.slopes[chosen]).detach() * u).sum(-1).mean()
         return loss, surrogate + WEIGHT * path
 
     @torch.no_grad()
     def loss(self) -> float:
-        """The divergence, by all draws, up to a constant; 0 for an empty pool."""
+        """The divergence times its weight, up to a constant; 0 for an empty pool."""
         if self.draws is None:
             return 0.0
         x, log_det = self.flow.inverse_and_log_det(self.draws)
         # The inverse has the other sign: log q = log N(x) + log |det dx / du|.
         return WEIGHT * float((x.square().sum(-1) / 2 - log_det).mean())
+
+
+def _root(draws: Tensor) -> Tensor:
+    """The Cholesky factor of the covariance of draws, with shape ``(D, D)``."""
+    return torch.linalg.cholesky(torch.cov(draws.T).reshape(draws.shape[-1], -1))
 
 
 def pool_of(

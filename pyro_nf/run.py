@@ -34,9 +34,10 @@ MEDIAN = 1.25  # standard error of its median, in those of its mean
 PATIENCE = 2_000  # steps at the full rate, at most
 LEAST = 300  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
-DECAY = 1
-CALM = 0.5  # times as fast where draws of the posterior take part, which are wild to the guide
-POOR = 0.1  # variance of a log weight, from which draws of the posterior are worth their time
+DECAY = 2
+LONG = 2_400  # the same, and at least, where draws of the posterior take part
+CALM = 0.5  # times the rate there, since such draws may be wild to the guide
+POOR = 0.4  # variance of a log weight, from which draws of the posterior are worth their time
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -203,8 +204,9 @@ class Run:
             if self._exact():
                 self.turn, self.length = done, max(done, LEAST)
             elif self._stationary() or done >= PATIENCE + self.warmup:
+                poor = self._variance(WINDOW) > POOR
                 self.turn, self.length = done, DECAY * done
-                if self.pool is not None and (self.pool.several or self._variance(WINDOW) > POOR):
+                if self.pool is not None and (poor or self.pool.several):
                     self._fill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
@@ -225,12 +227,15 @@ class Run:
         return variance
 
     def _fill(self, pool: Pool) -> None:
-        """Learn from draws of the posterior, too."""
+        """Learn from draws of the posterior, too, while the rate falls."""
         try:
             pool.fill()
         except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model: go without
             return
-        self.step.aim(pool.objective)
+        if not self.step.aim(pool.objective):  # planar's inverse, say, ends when it is exact
+            pool.draws = None
+            return
+        self.length = max(len(self.losses), LONG)
         self.step.reset()  # gradients are of another size now
         if not pool.several:
             self.lr *= CALM

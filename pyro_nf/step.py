@@ -149,15 +149,21 @@ class Step:
         ):
             tensor.copy_(value.expand_as(tensor))
 
-    def aim(self, objective: Callable[[Callable[[], Estimate]], Estimate]) -> None:
-        """Use another objective from the next step on.
+    def aim(self, objective: Callable[[Callable[[], Estimate]], Estimate]) -> bool:
+        """Use another objective from the next step on, unless that would end a compiled tier.
 
         Arguments:
             objective: Gives a loss and its surrogate; may ask for those of the ELBO.
+
+        Returns:
+            Whether it is used; if not, :attr:`reason` says why.
         """
+        before = self.objective, self._graph, self._engine, self.fastest
         self.objective, self._graph, self._engine = objective, None, None
         if self.fastest != "eager" and not self.compile("quick"):
-            self.fastest = "eager"
+            self.objective, self._graph, self._engine, self.fastest = before
+            return False
+        return True
 
     # ---------------------------------------------------------------- running
 

@@ -101,10 +101,19 @@ class SplineCoupling(Coupling):
         return x_k + w * t + softshrink(y, self.bound), -slope(t, s, left, right)[2]
 
     def pull(self, x: Tensor, theta: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        (_, log_slope), pulled = torch.func.vjp(self.move, x, theta)[:2]
-        (bend,) = pulled((torch.zeros_like(x), torch.ones_like(x)))[:1]
-        of_y = (score - bend) / log_slope.exp()
-        return of_y, pulled((of_y, torch.ones_like(x)))[1]
+        x, theta = x.detach().requires_grad_(), theta.detach().requires_grad_()
+        with torch.enable_grad():
+            y, log_slope = self.move(x, theta)
+            assert log_slope is not None  # a spline has one
+            (bend,) = torch.autograd.grad(log_slope.sum(), x, retain_graph=True)
+            of_y = ((score - bend) / log_slope.exp()).detach()
+            value = (log_slope + of_y * y).sum()
+        return of_y, torch.autograd.grad(value, theta)[0]
+
+    @property
+    def carries_score(self) -> bool:
+        """Not while TorchScript traces, as for JitTrace_ELBO: it follows no gradient inside."""
+        return not torch.jit.is_tracing()  # type: ignore[attr-defined]  # it is public
 
     def _bin(self, at: Tensor, theta: Tensor, side: int) -> tuple[Tensor, ...]:
         r"""The bin where x (side 0) or y (side 1) lies: :math:`x_k, y_k, w, h, d_k, d_{k+1}`."""

@@ -1,0 +1,259 @@
+"""What fit adds to SVI: recorded functions, chains, a look for several modes, a pool of draws."""
+
+import math
+import shutil
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyro_nf import AutoFlowGuide, Flow, fit, make_flow
+from pyro_nf.chains import chains
+from pyro_nf.engines import quick, tidy, traced
+from pyro_nf.explore import explore
+from pyro_nf.pool import WEIGHT, Pool, pool_of
+from pyro_nf.record import record
+from pyro_nf.run import Run
+from pyro_nf.step import Step
+from pyro_nf.target import Target
+from pyro_nf.whiten import climb
+
+DOUBLE = torch.float64
+
+
+def flat(dim, energy):
+    """A model whose log posterior is minus an energy."""
+
+    def model():
+        zero = torch.zeros(dim, dtype=DOUBLE)
+        u = pyro.sample("u", dist.Normal(zero, 1.0).to_event(1))
+        pyro.factor("energy", u.square().sum(-1) / 2 - energy(u))
+
+    return model
+
+
+def bumps(u):
+    """Two normal distributions, of shares 0.7 and 0.3, some eight standard deviations apart."""
+    left = -(u - 3.0).square().sum(-1) / 2 + math.log(0.7)
+    right = -(u + 3.0).square().sum(-1) / 2 + math.log(0.3)
+    return -torch.logaddexp(left, right)
+
+
+def scaled(u):
+    return (u / torch.tensor([1.0, 3.0], dtype=DOUBLE)).square().sum(-1) / 2
+
+
+def target_of(model, flow="diag", **options):
+    guide = AutoFlowGuide(model, flow, **options).setup()
+    return guide, Target(guide)
+
+
+# ------------------------------------------------------------ record
+
+
+def test_a_recorded_function_runs_on_other_values():
+    weight = torch.randn(3, requires_grad=True)
+
+    def function(x):
+        (gradient,) = torch.autograd.grad((weight * x).exp().sum(), weight)  # by its identity
+        return gradient.sin()
+
+    x, y = torch.randn(3), torch.randn(3)
+    graph = tidy(record(function, [x]))
+    torch.testing.assert_close(graph(y)[0], function(y))
+    with pytest.warns(DeprecationWarning, match=r"torch.jit"):
+        engine = quick(graph, [x])
+    torch.testing.assert_close(engine([y]), function(y))
+
+
+def test_what_does_not_vary_is_a_constant_unless_it_is_written_to():
+    def function(x):
+        total = torch.zeros(3).exp()
+        counted = torch.zeros(3)
+        counted += x
+        return total + counted
+
+    graph = record(function, [torch.ones(3)])
+    for _ in range(2):  # a constant that keeps what was written would grow
+        assert graph(torch.ones(3))[0].tolist() == [2.0] * 3
+    graph.graph.eliminate_dead_code()
+    names = [str(node.target) for node in graph.graph.nodes]
+    assert "aten.exp.default" not in names
+
+
+def test_random_numbers_are_drawn_at_each_run():
+    graph = record(lambda x: x + torch.randn(3), [torch.zeros(3)])
+    assert not torch.equal(graph(torch.zeros(3))[0], graph(torch.zeros(3))[0])
+
+
+def test_a_value_taken_out_is_refused_and_the_function_runs_as_it_is():
+    def function(x):
+        return x * 2 if float(x.sum()) > 0 else x
+
+    with pytest.raises(NotImplementedError, match="takes a value out of a tensor"):
+        record(function, [torch.ones(3)])
+    assert traced(function, torch.ones(3)) is function
+    assert traced(lambda x: x * float(torch.ones(()) + 1), torch.ones(3))(torch.ones(3))[0] == 2
+
+
+# ------------------------------------------------------------ the mode, chains, modes
+
+
+def test_the_climb_ends_at_the_mode_of_a_badly_scaled_density():
+    scale = torch.logspace(-4, 2, 7, dtype=DOUBLE)
+
+    def log_density(u):
+        return -((u - scale) / scale).square().sum(-1) / 2
+
+    found = climb(log_density, torch.zeros(7, dtype=DOUBLE))
+    torch.testing.assert_close(found / scale, torch.ones(7, dtype=DOUBLE), rtol=0, atol=1e-3)
+
+
+def test_chains_draw_from_the_posterior_wherever_they_start():
+    torch.manual_seed(0)
+    guide, target = target_of(flat(2, scaled), init_scale=1.0)
+    draws = chains(target, guide.get_transform(), torch.full((400, 2), 2.0, dtype=DOUBLE))
+    # The draws of a chain are alike; there are at least as many free ones as chains.
+    error = torch.tensor([1.0, 3.0], dtype=DOUBLE) / 20
+    assert bool((draws.mean(0).abs() < 4 * error).all())
+    assert bool(((draws.std(0) / torch.tensor([1.0, 3.0]) - 1).abs() < 4 / 28).all())
+
+
+def test_several_modes_are_found_with_their_shares():
+    torch.manual_seed(0)
+    _, target = target_of(flat(3, bumps))
+    middle = torch.full((3,), 3.0, dtype=DOUBLE)  # what a normal approximation knows: one mode
+    draws = explore(target, middle, torch.eye(3, dtype=DOUBLE), 4000)
+    assert draws is not None
+    share = (draws.mean(-1) > 0).double().mean()
+    assert abs(share - 0.7) < 0.05
+
+
+def test_one_mode_is_left_alone():
+    torch.manual_seed(0)
+    _, target = target_of(flat(2, scaled))
+    assert explore(target, torch.zeros(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE), 100) is None
+
+
+def test_fit_covers_both_modes():
+    posterior = fit(flat(2, bumps), seed=0, progress=False)
+    share = float((posterior.draws(4000)["u"].mean(-1) > 0).double().mean())
+    assert abs(share - 0.7) < 0.05
+    assert posterior.diagnose(4000).elbo > -0.1  # the log evidence is 0
+
+
+# ------------------------------------------------------------ the pool
+
+
+def filled(flow, model, count=64):
+    guide, target = target_of(model, flow)
+    pool = Pool(guide, target, count)
+    pool.fill()
+    return guide, pool
+
+
+def gradient(pool, guide, times=1):
+    found = []
+    parameters = list(guide.parameters())
+    for _ in range(times):
+        _, surrogate = pool.objective(lambda: (torch.zeros(()), torch.zeros(())))
+        parts = torch.autograd.grad(surrogate, parameters, allow_unused=True)
+        found.append(torch.cat([part.reshape(-1) for part in parts if part is not None]))
+    return torch.stack(found)
+
+
+def test_draws_of_the_posterior_ask_for_nothing_where_the_guide_is_exact():
+    torch.manual_seed(0)
+    start = pyro.infer.autoguide.init_to_value(values={"u": torch.zeros(2, dtype=DOUBLE)})
+    guide = AutoFlowGuide(
+        flat(2, lambda u: u.square().sum(-1) / 2), "diag", init_loc_fn=start, init_scale=1.0
+    ).setup()
+    pool = Pool(guide, Target(guide), 64)
+    pool.fill()
+    assert float(gradient(pool, guide).abs().max()) < 1e-10
+
+
+def test_both_gradients_of_the_pool_are_those_of_the_likelihood():
+    torch.manual_seed(0)
+    guide, pool = filled("planar*2", flat(2, scaled), count=2000)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    parameters = list(guide.parameters())
+    x, log_det = guide.get_transform().inverse_and_log_det(pool.draws)
+    exact = torch.autograd.grad((x.square().sum(-1) / 2 - log_det).mean(), parameters)
+    exact = torch.cat([part.reshape(-1) for part in exact])
+    for several, weight in ((True, 1.0), (False, WEIGHT)):
+        pool.several = several
+        found = gradient(pool, guide, 300) / weight
+        error = found.std(0) / math.sqrt(len(found))
+        # Along paths the mean is exact for the posterior, of which the pool is a sample.
+        slack = 0.0 if several else 0.1
+        assert bool(((found.mean(0) - exact).abs() < 5 * error + slack).all())
+
+
+def test_there_is_no_pool_where_there_can_be_none():
+    class Silent(Flow):
+        """Moves nothing, and does not carry the score."""
+
+        def __init__(self, dim, context_dim=0):
+            super().__init__(dim, context_dim)
+            self.shift = torch.nn.Parameter(torch.zeros(dim, dtype=DOUBLE))
+
+        def forward_and_log_det(self, x, context=None):
+            return x + self.shift, torch.zeros_like(x[..., 0])
+
+    with pytest.warns(UserWarning, match="no forward_and_score"):
+        guide, _ = target_of(flat(2, scaled), [Silent(2)])
+    assert pool_of(guide, (), {}, 8) is None
+    guide, _ = target_of(flat(2, scaled), gradient="total")
+    assert pool_of(guide, (), {}, 8) is None
+
+
+def test_a_step_takes_another_objective_in_every_tier():
+    torch.manual_seed(0)
+    model = flat(2, scaled)
+    guide, pool = filled("affine_coupling*2", model)
+    elbo = pyro.infer.Trace_ELBO(8, vectorize_particles=True, max_plate_nesting=0)
+    step = Step(elbo, model, guide)
+    assert step.compile("quick")
+    step.aim(pool.objective)
+    assert step.tier == "quick", step.reason
+    assert math.isfinite(float(step(1e-3)))
+
+
+def test_improper_priors_are_explored_too():
+    def model():
+        u = pyro.sample("u", dist.ImproperUniform(constraints.real_vector, (), (2,)))
+        pyro.factor("energy", -bumps(u))
+
+    start = pyro.infer.autoguide.init_to_value(values={"u": torch.full((2,), 3.0, dtype=DOUBLE)})
+    guide = AutoFlowGuide(model, make_flow("diag", 2), init_loc_fn=start, init_scale=1.0).setup()
+    torch.manual_seed(0)
+    pool = pool_of(guide, (), {}, 16)
+    assert pool is not None
+    pool.explore()
+    assert pool.several
+
+
+def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch):
+    at = 600  # while the rate falls
+    monkeypatch.setattr("pyro_nf.run.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("pyro_nf.run.PATIENCE", 400)
+    monkeypatch.setattr("pyro_nf.run.LONG", 400)
+    save = Run.save
+
+    def save_and_keep(self):
+        save(self)
+        if len(self.losses) == at:
+            shutil.copy(self.path, tmp_path / "killed")
+
+    monkeypatch.setattr(Run, "save", save_and_keep)
+    options = {"seed": 0, "progress": False}
+    whole = fit(flat(2, bumps), checkpoint=tmp_path / "whole", **options)
+    assert len(whole.losses) > at
+    resumed = fit(flat(2, bumps), checkpoint=tmp_path / "killed", **options)
+    assert torch.equal(whole.losses, resumed.losses)
+    assert torch.equal(whole.guide.median()["u"], resumed.guide.median()["u"])
