@@ -284,6 +284,7 @@ class Run:
         self.message = (
             f"{how} after {len(self.losses):,} steps ({self.step.fastest}); {chosen}, "
             f"ELBO {-loss:.2f} ± {error / 2:.2f}"
+            + ("; there are several modes" if self.pool and self.pool.several else "")
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")
         )

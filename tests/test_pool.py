@@ -141,6 +141,7 @@ def test_fit_covers_both_modes():
     posterior = fit(flat(2, bumps), seed=0, progress=False)
     share = float((posterior.draws(4000)["u"].mean(-1) > 0).double().mean())
     assert abs(share - 0.7) < 0.05
+    assert "several modes" in posterior.message
     assert posterior.diagnose(4000).elbo > -0.1  # the log evidence is 0
 
 
