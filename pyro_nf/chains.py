@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_nf.engines import traced
+from pyro_nf.engines import traced_scores
 from pyro_nf.flow import Flow
+from pyro_nf.target import LogDensity
 
 __all__ = ["chains"]
 
@@ -16,7 +17,7 @@ STEP = 0.5  # their size at first, over the fourth root of the dimension
 WANTED = 0.8  # share of transitions to accept
 
 
-def chains(log_density: Callable[[Tensor], Tensor], flow: Flow, starts: Tensor) -> Tensor:
+def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
     r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
@@ -38,29 +39,26 @@ def chains(log_density: Callable[[Tensor], Tensor], flow: Flow, starts: Tensor) 
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
     """
 
-    def evaluate(z: Tensor) -> Tensor:
-        """The log density in z, and its gradient behind it, with shape ``(n, 1 + D)``."""
-        z = z.detach().requires_grad_()
+    def pulled_back(z: Tensor) -> Tensor:
         u, log_det = flow.forward_and_log_det(z)
-        value = log_density(u) + log_det
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+        return log_density(u) + log_det
 
     with torch.no_grad():
         z = flow.inverse_and_log_det(starts)[0]
-    slope = traced(torch.enable_grad()(evaluate), z)
-    state = slope(z)
+    scores = traced_scores(pulled_back, z)
+    value, slope = scores(z)
     size = STEP / z.shape[-1] ** 0.25
     kept = []
     for index in range(LENGTH):
         speed = torch.randn_like(z)
         # Steps of random size, lest a chain return to where it was.
-        new, new_state, gain = _leap(
-            slope, z, state, speed, size * (0.8 + 0.4 * float(torch.rand(())))
-        )
+        length = size * (0.8 + 0.4 * float(torch.rand(())))
+        new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length)
         chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
-        taken = (torch.rand_like(chance) < chance).unsqueeze(-1)
-        z, state = torch.where(taken, new, z), torch.where(taken, new_state, state)
+        taken = torch.rand_like(chance) < chance
+        value = torch.where(taken, new_value, value)
+        z = torch.where(taken.unsqueeze(-1), new, z)
+        slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
         size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
         if index >= LENGTH // 2:
             kept.append(z)
@@ -69,13 +67,18 @@ def chains(log_density: Callable[[Tensor], Tensor], flow: Flow, starts: Tensor) 
 
 
 def _leap(
-    slope: Callable[[Tensor], Tensor], z: Tensor, state: Tensor, speed: Tensor, size: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where leapfrog steps lead, the state there, and what is won in the log joint density."""
-    before = state[:, 0] - speed.square().sum(-1) / 2
+    scores: Callable[[Tensor], tuple[Tensor, Tensor]],
+    z: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    speed: Tensor,
+    length: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where leapfrog steps lead, value and slope there, and the gain in the log joint density."""
+    before = value - speed.square().sum(-1) / 2
     for _ in range(LEAPS):
-        speed = speed + size / 2 * state[:, 1:]
-        z = z + size * speed
-        state = slope(z)
-        speed = speed + size / 2 * state[:, 1:]
-    return z, state, state[:, 0] - speed.square().sum(-1) / 2 - before
+        speed = speed + length / 2 * slope
+        z = z + length * speed
+        value, slope = scores(z)
+        speed = speed + length / 2 * slope
+    return z, value, slope, value - speed.square().sum(-1) / 2 - before

@@ -16,8 +16,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from pyro_nf.estimate import NothingLeavesTheGraph
 from pyro_nf.record import mutates, record
+from pyro_nf.target import LogDensity, scored
 
-__all__ = ["Engine", "full", "quick", "tidy", "traced"]
+__all__ = ["Engine", "full", "quick", "tidy", "traced", "traced_scores"]
 
 Engine = Callable[[Sequence[Tensor]], Tensor]
 
@@ -120,6 +121,29 @@ def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
     except Exception:  # a user's code, of which tracing may ask too much
         return function
     return (lambda value: engine([value])) if same else function
+
+
+def traced_scores(
+    log_density: LogDensity, example: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A log density at the rows of a tensor and its gradients, by the quick engine if it can be.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
+        example: Points; all others come in the same number.
+    """
+
+    def together(u: Tensor) -> Tensor:
+        value, gradient = scored(log_density, u)
+        return torch.cat([value.unsqueeze(-1), gradient], -1)
+
+    run = traced(together, example)
+
+    def apart(u: Tensor) -> tuple[Tensor, Tensor]:
+        both = run(u)
+        return both[:, 0], both[:, 1:]
+
+    return apart
 
 
 def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:

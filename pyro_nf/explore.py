@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from pyro_nf.diagnosis import USABLE, resampled, smooth
-from pyro_nf.engines import traced
-from pyro_nf.summits import find_summits, scattered
+from pyro_nf.engines import traced_scores
+from pyro_nf.summits import MAX_DIM, find_summits, scattered
 from pyro_nf.target import Target
 
 __all__ = ["explore"]
 
-MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 CLIMBS = 256
 FEWEST = 32  # for models in which a climb is dear
 CHEAP = 32_000  # log densities of a model which cost next to nothing together
@@ -40,12 +39,6 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
     def log_density(z: Tensor) -> Tensor:
         return target(middle + z @ tril.mT)
 
-    def evaluate(z: Tensor) -> Tensor:
-        z = z.detach().requires_grad_()
-        value = log_density(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
-
     def bend(z: Tensor) -> Tensor:
         z = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(log_density(z).sum(), z, create_graph=True)
@@ -54,8 +47,7 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
 
     zero, one = torch.zeros_like(middle), torch.ones_like(middle)
     starts = scattered(zero, one, max(FEWEST, min(CLIMBS, CHEAP // target.size)))
-    slope = traced(torch.enable_grad()(evaluate), starts)
-    summits = find_summits(lambda z: (slope(z)[:, 0], slope(z)[:, 1:]), bend, starts, zero, one)
+    summits = find_summits(traced_scores(log_density, starts), bend, starts, zero, one)
     if summits is None or int((summits.left < LEFT).sum()) < 2:
         return None
     with torch.no_grad():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_nf.chains import chains
 from pyro_nf.diagnosis import resampled
-from pyro_nf.engines import traced
+from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide
@@ -18,7 +18,7 @@ from pyro_nf.target import Target
 __all__ = ["Pool", "pool_of"]
 
 BATCH = 64  # draws a step
-MANY = 256  # of them where the model takes no part in a step
+MANY = 256  # of them where they alone are trained
 MORE = 4  # times as many chains for several modes
 WEIGHT = 4.0  # of the divergence, beside that of the ELBO
 CHOICE = 4  # draws for each chain, from which its start is chosen
@@ -45,7 +45,7 @@ class Pool:
 
     Attributes:
         draws: The pool, with shape ``(n, D)``; None before there is one.
-        slopes: The gradients of log p there.
+        slopes: The gradients of log p there, for one mode.
         several: Whether the posterior has several modes.
     """
 
@@ -68,31 +68,25 @@ class Pool:
             found = explore(self.target, draws.mean(0), _root(draws), MORE * self.count)
             if found is not None:
                 self.guide.move(found.mean(0), _root(found))
-                self._fill(found)
-                self.several = True
+                self.draws, self.several = chains(self.target, self.flow, found), True
         except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model, out there
-            self.draws = None
+            return
 
     def fill(self) -> None:
         """Fill the pool with draws of chains, from where the pool or else the guide is."""
         if self.draws is not None:
-            self._fill(self.draws[torch.randperm(len(self.draws))[: MORE * self.count]])
+            starts = self.draws[torch.randperm(len(self.draws))[: MORE * self.count]]
+            self.draws = chains(self.target, self.flow, starts)
             return
         posterior = self.guide.get_posterior()
         with torch.no_grad():
-            draws = posterior.sample(torch.Size([CHOICE * self.count]))
-            log_weights = self.target(draws) - posterior.log_prob(draws)
-        self._fill(draws[resampled(log_weights, self.count)])
-
-    def _fill(self, starts: Tensor) -> None:
-        self.draws = chains(self.target, self.flow, starts)
-        slope = traced(self._slope, starts)
-        self.slopes = torch.cat([slope(part) for part in self.draws.split(len(starts))])
-
-    @torch.enable_grad()
-    def _slope(self, u: Tensor) -> Tensor:
-        u = u.detach().requires_grad_()
-        return torch.autograd.grad(self.target(u).sum(), u)[0]
+            choice = posterior.sample(torch.Size([CHOICE * self.count]))
+            log_weights = self.target(choice) - posterior.log_prob(choice)
+        starts = choice[resampled(log_weights, self.count)]
+        draws = chains(self.target, self.flow, starts)
+        scores = traced_scores(self.target, starts)
+        self.slopes = torch.cat([scores(part)[1] for part in draws.split(len(starts))])
+        self.draws = draws
 
     def objective(self, elbo: Callable[[], Estimate]) -> Estimate:
         r"""The ELBO's loss, and what has the gradient to follow, by some draws of the pool.
@@ -105,7 +99,6 @@ class Pool:
         at fixed x and fixed score s of q at u. The flow is not differentiated backwards.
         """
         assert self.draws is not None  # the callers have filled it
-        assert self.slopes is not None
         batch = MANY if self.several else BATCH
         chosen = torch.randint(len(self.draws), (batch,), device=self.draws.device)
         flow = self.flow
@@ -116,6 +109,7 @@ class Pool:
         assert surrogate is not None  # Trace_ELBO has one
         if self.several:
             return loss, (log_det + (score.detach() * u).sum(-1)).mean()
+        assert self.slopes is not None  # filled with the draws
         path = ((score - self.slopes[chosen]).detach() * u).sum(-1).mean()
         return loss, surrogate + WEIGHT * path
 

@@ -21,8 +21,8 @@ def record(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphMo
     on random numbers is a constant of the graph. Shapes are those of this run; each node has
     that of its value in ``meta["shape"]``.
 
-    ``make_fx`` does as much, but works out the metadata of each node for compilers that are not
-    there yet, which takes five times as long.
+    ``make_fx`` does as much, but spends most of its time on the metadata of each node, for
+    compilers that may never come.
 
     Arguments:
         function: What to record; gives one tensor.

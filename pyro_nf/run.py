@@ -162,7 +162,8 @@ class Run:
         losses = []
         failure: Exception | None = None
         for index in range(begin, begin + count):
-            self.step.weight.fill_(weight_at(index, self.warmup))
+            if index <= self.warmup:
+                self.step.weight.fill_(weight_at(index, self.warmup))
             if self.feed is not None:
                 self.step.feed(next(self.feed), self.step.data[1])
             try:

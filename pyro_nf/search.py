@@ -12,11 +12,10 @@ from torch.func import grad, grad_and_value, jacrev
 from pyro_nf.joint import Joint
 from pyro_nf.runs import Result, Runs, Values
 from pyro_nf.scoring import log_density
-from pyro_nf.summits import Summits, find_summits, scattered
+from pyro_nf.summits import MAX_DIM, Summits, find_summits, scattered
 
 __all__ = ["missed_mass"]
 
-MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 STARTS = 512  # climbs, or as many as the model takes at once
 FEWEST = 128  # of them, fewer find nothing
 PROBES = 500  # proposals from each summit

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Summits", "find_summits", "scattered"]
+__all__ = ["MAX_DIM", "Summits", "find_summits", "scattered"]
 
+MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 WIDE = 8.0  # standard deviations within which climbs start
 CLIMB = 150  # steps of a climb
 FIRST, LAST = 0.05, 0.05  # their length: of the starts' distance, then of a standard deviation

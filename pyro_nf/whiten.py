@@ -1,13 +1,13 @@
 """Whitened coordinates: where and how wide a posterior lies, found before its flow is trained."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_nf.flow import Flow
+from pyro_nf.target import LogDensity, scored
 from pyro_nf.triangular import solved, times
 
 __all__ = ["Coordinates", "Whiten", "find_coordinates"]
@@ -20,8 +20,6 @@ FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
 GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
 IDLE = 0.02  # nats by which a round must improve the bound, or three rounds are the last
 TRUST = 4.0  # the most by which a round changes a variance, up or down
-
-LogDensity = Callable[[Tensor], Tensor]
 
 
 class Coordinates(NamedTuple):
@@ -206,7 +204,7 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordina
         )
         z = torch.cat([half, -half])
         try:
-            value, gradient = _scored(log_density, shift + z @ tril.mT)
+            value, gradient = scored(log_density, shift + z @ tril.mT)
         except (RuntimeError, ValueError):  # a draw too wild for the model: look closer
             tril = tril / 2
             continue
@@ -232,11 +230,3 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordina
         shift = shift + tril @ step
         tril = tril @ _root(values, vectors)
     return best
-
-
-def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The log density at the rows of u, and its gradients."""
-    u = u.detach().requires_grad_()
-    value = log_density(u)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
-    return value.detach(), gradient
