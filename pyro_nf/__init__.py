@@ -2,8 +2,9 @@
 
 from pyro_nf import files, flows, testing
 from pyro_nf.amortized import AmortizedFlowGuide
+from pyro_nf.distribution import FlowDistribution
 from pyro_nf.fit import FitError, fit
-from pyro_nf.flow import Chain, Flow, FlowDistribution
+from pyro_nf.flow import Chain, Flow
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.nets import MLP, Params
 from pyro_nf.posterior import Posterior

@@ -17,8 +17,9 @@ from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
 from pyro_nf import sites as latent_sites
+from pyro_nf.distribution import FlowDistribution
 from pyro_nf.features import OfFeatures
-from pyro_nf.flow import Chain, FlowDistribution
+from pyro_nf.flow import Chain
 from pyro_nf.flows.linear import Diag
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
 from pyro_nf.registry import FlowSpec, make_flow

@@ -1,15 +1,14 @@
-"""The contract of a flow, what is built from flows, and the distribution of a flow's output."""
+"""The contract of a flow, and what is built from flows."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
-import torch
-from pyro.distributions import TorchDistribution, TransformModule
+from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-__all__ = ["Chain", "Conditioned", "Flow", "FlowDistribution", "Inverse"]
+__all__ = ["Chain", "Conditioned", "Flow", "Inverse"]
 
 
 class Flow(TransformModule):
@@ -253,75 +252,3 @@ class Conditioned(Flow):
     @property
     def carries_score(self) -> bool:
         return self.flow.carries_score
-
-
-class FlowDistribution(TorchDistribution):
-    r"""The distribution of :math:`y = f(x)`, with :math:`x` from a base distribution.
-
-    .. math:: \log q(y) = \log p(x) - \log |\det \partial f / \partial x|
-
-    A sample is scored in the pass that makes it: its log density waits here, in the
-    distribution, for the call of :meth:`log_prob` with that very tensor. Other values are
-    scored through the flow's inverse.
-
-    With the base's score the gradient of that log density is the path's alone: the part of it
-    through y. The rest has the expectation zero and its noise does not vanish when q is exact.
-
-    References:
-        Sticking the Landing (Roeder, Wu and Duvenaud, 2017)
-        https://arxiv.org/abs/1703.09194
-
-        Gradients should stay on Path (Vaitl, Nicoli, Nakajima and Kessel, 2022), in one pass
-        https://arxiv.org/abs/2207.08219
-
-    Arguments:
-        base: A distribution over vectors.
-        flow: The flow, its context fixed.
-        score: The gradient of the base's log density, a function of x; None for the total
-            gradient.
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(
-        self,
-        base: TorchDistribution,
-        flow: Flow,
-        score: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.base = base
-        self.flow = flow
-        self.score = score
-        self._sample: tuple[Tensor, Tensor, bool] | None = None
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
-        """The same distribution with a larger batch shape."""
-        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.flow, self.score)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
-        x = self.base.rsample(torch.Size(sample_shape))
-        with_grad = torch.is_grad_enabled()
-        if self.score is None or not with_grad:
-            y, log_det = self.flow.forward_and_log_det(x)
-            log_prob = self.base.log_prob(x) - log_det
-        else:
-            y, log_det, score = self.flow.forward_and_score(x, self.score(x))
-            # Adds zero, whose gradient in y is the score.
-            path = ((y - y.detach()) * score.detach()).sum(-1)
-            log_prob = (self.base.log_prob(x) - log_det).detach() + path
-        y = y.contiguous()  # Pyro's autoguides cut sites out of it with Tensor.view
-        self._sample = y, log_prob, with_grad
-        return y
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density at a value of shape ``(*, D)``, with shape ``(*,)``."""
-        if self._sample is not None:
-            sample, log_prob, with_grad = self._sample
-            if value is sample and (with_grad or not torch.is_grad_enabled()):
-                return log_prob
-        x, log_det = self.flow.inverse_and_log_det(value)
-        return self.base.log_prob(x) + log_det

@@ -15,7 +15,8 @@ from torch.distributions import biject_to
 from torch.quasirandom import SobolEngine
 
 from pyro_nf import sites
-from pyro_nf.flow import Chain, Flow, FlowDistribution
+from pyro_nf.distribution import FlowDistribution
+from pyro_nf.flow import Chain, Flow
 from pyro_nf.flows.linear import Diag
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
 from pyro_nf.registry import FlowSpec, make_flow

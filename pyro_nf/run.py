@@ -19,18 +19,12 @@ from pyro_nf.blame import blame
 from pyro_nf.files import write
 from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
+from pyro_nf.stationarity import MEDIAN, WINDOW, is_exact, is_stationary, level, variance
 from pyro_nf.step import Step
 
 __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
-WINDOW = 400  # steps, or a quarter of all, whose mean loss is compared with that of as many before
-TOLERANCE = 0.01  # nats by which a window must improve on the one before
-SHORT = 100  # steps of the windows by which a guide that is exact already is told
-EXACT = 0.01  # variance of a log weight: that of a guide which is the posterior to one per cent
-IDLE = 0.005  # nats by which its loss still falls
-SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a sigma around it
-MEDIAN = 1.25  # standard error of its median, in those of its mean
 PATIENCE = 2_000  # steps at the full rate, at most
 LEAST = 300  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
@@ -201,31 +195,17 @@ class Run:
         annealing = done < self.warmup  # and the loss another one
         if block and not annealing and sum(block) / len(block) < self.best_loss:
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
+        particles = self.step.elbo.num_particles
         if self.turn is None and not annealing:
-            if self._exact():
+            if is_exact(self.losses, particles):
                 self.turn, self.length = done, max(done, LEAST)
-            elif self._stationary() or done >= PATIENCE + self.warmup:
-                poor = self._variance(WINDOW) > POOR
+            elif is_stationary(self.losses) or done >= PATIENCE + self.warmup:
+                poor = variance(self.losses, particles) > POOR
                 self.turn, self.length = done, DECAY * done
                 if self.pool is not None and (poor or self.pool.several):
                     self._fill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
-
-    def _exact(self) -> bool:
-        """Whether the log weights are constant, and no better than a little before.
-
-        With the path gradient nothing is left to learn then.
-        """
-        if len(self.losses) < 2 * SHORT:
-            return False
-        gain = self._level(2 * SHORT, SHORT)[0] - self._level(SHORT)[0]
-        return self._variance(SHORT) < EXACT and abs(gain) < IDLE
-
-    def _variance(self, window: int) -> float:
-        """That of a log weight, in the last steps."""
-        variance: float = self.step.elbo.num_particles * self._level(window)[1] ** 2
-        return variance
 
     def _fill(self, pool: Pool) -> None:
         """Learn from draws of the posterior, too, while the rate falls."""
@@ -241,26 +221,6 @@ class Run:
         if not pool.several:
             self.lr *= CALM
         self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
-
-    def _stationary(self) -> bool:
-        """Whether a window of steps has won nothing that is worth its time."""
-        done = len(self.losses)
-        if done < 2 * WINDOW or done % WINDOW:
-            return False
-        window = max(WINDOW, done // 4)
-        (old, old_spread), (new, new_spread) = self._level(2 * window, window), self._level(window)
-        noise = MEDIAN * math.hypot(old_spread, new_spread) / math.sqrt(window)
-        return old - new < max(TOLERANCE, noise)
-
-    def _level(self, first: int, last: int = 0) -> tuple[float, float]:
-        """The loss from so many steps ago to so many steps ago, and its spread.
-
-        Median and quantiles, since the loss of a wild draw may be of any size.
-        """
-        recent = self.losses[-first : len(self.losses) - last]  # not all of a long history
-        losses = torch.tensor(recent, dtype=torch.float64)
-        low, middle, high = losses.nan_to_num(math.inf).quantile(torch.tensor(SIGMAS).double())
-        return float(middle), float(high - low) / 2
 
     def _finish(self, how: str) -> None:
         """Choose among the states that could be the result, by their losses on equal draws.
@@ -351,7 +311,7 @@ class Run:
 
     def _show(self, bar: Any) -> None:
         bar.total = self._end()
-        loss, spread = self._level(WINDOW)
+        loss, spread = level(self.losses, WINDOW)
         error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
         epoch = self.batches.length if self.batches is not None else None
         where = f"epoch {len(self.losses) // epoch}, " if epoch else ""

@@ -15,9 +15,9 @@ ROOT = Path(pyro_nf.__file__).parent
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
     "annealing batching blame datafile diagnosis estimate examples files nets randomness record "
-    "root rows sites store summary summits target triangular",
+    "root rows sites stationarity store summary summits target triangular",
     "batches canvas engines flow runs",
-    "adapt chains contract coupling enumeration explore features plots step whiten",
+    "adapt chains contract coupling distribution enumeration explore features plots step whiten",
     "joint registry",
     "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
     "flows.tails identity scoring",
