@@ -144,19 +144,20 @@ def fit(
         saved = None
         if checkpoint is not None and os.path.exists(checkpoint):
             saved = read(checkpoint, "checkpoint")
-        new = False
-        if isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None:
-            guide.setup(*args, **kwargs)
-            new = saved is None
-            if new:
-                with tqdm(desc="warm start", disable=not progress, leave=False):
-                    guide.warm_start(*args, **kwargs)
+        new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
+        target = None
+        if elbo is None and isinstance(guide, AutoContinuous):
+            guide(*args, **kwargs)  # set up
+            target = Target(guide, args, kwargs)
+        if isinstance(guide, AutoFlowGuide) and new and saved is None:
+            with tqdm(desc="warm start", disable=not progress, leave=False):
+                guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
         pool = None
         if elbo is None:
-            elbo = _default_elbo(model, guide, args, kwargs, particles)
-            if steps is None and source is None and isinstance(guide, AutoFlowGuide):
-                pool = pool_of(guide, args, kwargs, CHAINS * elbo.num_particles)
-        if pool is not None and new:
+            elbo = _default_elbo(model, guide, target, args, kwargs, particles)
+            if target and steps is None and source is None and isinstance(guide, AutoFlowGuide):
+                pool = pool_of(guide, target, CHAINS * elbo.num_particles)
+        if pool is not None and new and saved is None:
             with tqdm(desc="exploring", disable=not progress, leave=False):
                 pool.explore()
         step = _first_step(elbo, model, guide, args, kwargs, anneal)
@@ -230,14 +231,13 @@ def _source(
 def _default_elbo(
     model: Callable[..., Any],
     guide: Callable[..., Any],
+    target: Target | None,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     particles: int | None,
 ) -> ELBO:
     """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
-    if isinstance(guide, AutoContinuous):
-        guide(*args, **kwargs)  # set up
-        target = Target(guide, args, kwargs)
+    if target is not None:
         vectorize, nesting, size = target.vectorized, target.nesting, target.size
     else:
         nesting = plate_nesting(model, guide, args, kwargs)

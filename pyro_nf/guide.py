@@ -169,14 +169,20 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         """
         self.setup(*args, **kwargs)
         try:
-            target = Target(self, args, kwargs)
+            self.whiten(Target(self, args, kwargs))
+        except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail at the start
+            return self
+        return self
+
+    def whiten(self, target: Target) -> None:
+        """The same, for a posterior whose density is at hand."""
+        try:
             start = self._init_loc().detach()
             found = None if target.random else find_coordinates(target, start, self._init_scale)
         except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail here and there
             found = None
         if found is not None:
             self.move(found.shift, found.scale_tril)
-        return self
 
     @torch.no_grad()
     def move(self, shift: Tensor, scale_tril: Tensor) -> None:

@@ -1,7 +1,6 @@
 """Draws of the posterior from which a guide learns, besides its own."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -128,10 +127,7 @@ def _root(draws: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.cov(draws.T).reshape(draws.shape[-1], -1))
 
 
-def pool_of(
-    guide: AutoFlowGuide, args: Sequence[Any], kwargs: Mapping[str, Any], count: int
-) -> Pool | None:
+def pool_of(guide: AutoFlowGuide, target: Target, count: int) -> Pool | None:
     """A pool, still empty, if there can be one for this guide."""
-    target = Target(guide, args, kwargs)
     able = target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
     return Pool(guide, target, count) if able else None

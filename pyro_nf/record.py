@@ -51,6 +51,11 @@ class _Recorder(TorchDispatchMode):
         for index, tensor in enumerate(inputs):
             self._bind(tensor, self.graph.placeholder(f"input_{index}"), varies=True)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No veto on torch's compiler, whose import, for that veto alone, takes a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -1,5 +1,6 @@
 """Whitened coordinates: where and how wide a posterior lies, found before its flow is trained."""
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -146,15 +147,19 @@ def possible(log_density: LogDensity, start: Tensor) -> Tensor:
     return start
 
 
+class _LBFGS(torch.optim.LBFGS):
+    """The same without a veto on torch's compiler, whose import, for that veto, takes a second."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
 def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
     """The mode near `start`, or None where the climb ends nowhere."""
     u = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
+    optimizer = _LBFGS([u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
+        u.grad = None
         loss = -log_density(u)
         loss.backward()
         return loss
