@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyro_nf.diagnosis import USABLE, resampled, smooth
 from pyro_nf.engines import traced_scores
-from pyro_nf.summits import MAX_DIM, find_summits, scattered
+from pyro_nf.summits import find_summits, scattered
 from pyro_nf.target import Target
 
 __all__ = ["explore"]
@@ -25,7 +25,7 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
     points, which importance weights make a sample of the posterior.
 
     Arguments:
-        target: The log density of the posterior.
+        target: The log density of the posterior, of many points together and up to 50 dimensions.
         middle: Where it is thought to be, with shape ``(D,)``.
         tril: A root of its covariance there, with shape ``(D, D)``.
         count: How many draws to return.
@@ -33,8 +33,6 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
     Returns:
         With shape ``(count, D)``; None where there is one mode, or no telling.
     """
-    if target.dim > MAX_DIM or not target.vectorized:
-        return None
 
     def log_density(z: Tensor) -> Tensor:
         return target(middle + z @ tril.mT)

@@ -12,6 +12,7 @@ from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.step import Estimate
+from pyro_nf.summits import MAX_DIM
 from pyro_nf.target import Target
 
 __all__ = ["Pool", "pool_of"]
@@ -61,6 +62,8 @@ class Pool:
 
     def explore(self) -> None:
         """Fill the pool, and move the guide to its coordinates, if there are several modes."""
+        if self.target.dim > MAX_DIM:
+            return
         with torch.no_grad():
             draws = self.guide.get_posterior().sample(torch.Size([LOOKS * self.target.dim]))
         try:
