@@ -153,7 +153,7 @@ class AmortizedFlowGuide(OwnGuide):
             flow = self._stack_of_flows(len(loc), features.size(-1)).to(loc)
             log_scale = torch.full_like(loc, self._init_scale).log()
             flow.flows[-1].params.theta.copy_(torch.cat([loc, log_scale]))
-        self._warn_of_total_gradient(flow)
+        self._warn_of(flow)
         latent_sites.prune(trace)
         self.flow = flow
         self.prototype_trace = trace

@@ -62,6 +62,11 @@ class Diagnosis:
         nonfinite: The share of draws whose weight is zero, infinite or not a number; the ELBO
             leaves them out.
         n: The number of draws.
+
+    Example:
+        >>> diagnosis = diagnose(0.1 * torch.randn(4000))  # log weights
+        >>> diagnosis.verdict, round(diagnosis.ess, 2)
+        ('good', 0.99)
     """
 
     verdict: str

@@ -37,6 +37,14 @@ class FlowDistribution(TorchDistribution):
         flow: The flow, its context fixed.
         score: The gradient of the base's log density, a function of x; None for the total
             gradient.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> from pyro_nf import make_flow
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> q = FlowDistribution(base, make_flow("radial*4", 2))
+        >>> q.log_prob(q.rsample((5,))).shape
+        torch.Size([5])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -8,7 +8,9 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-__all__ = ["Chain", "Conditioned", "Flow", "Inverse"]
+__all__ = ["MANY", "Chain", "Conditioned", "Flow", "Inverse"]
+
+MANY = 50  # dimensions from which a flow that bends a few directions is told so
 
 
 class Flow(TransformModule):
@@ -28,6 +30,7 @@ class Flow(TransformModule):
         context_dim: The size of a context on which the parameters depend; 0 for none.
 
     Example:
+        >>> import torch
         >>> from pyro_nf import Params
         >>> class Shift(Flow):
         ...     def __init__(self, dim, context_dim=0):
@@ -108,6 +111,11 @@ class Flow(TransformModule):
         """Whether there is a :meth:`forward_and_score`."""
         return type(self).forward_and_score is not Flow.forward_and_score
 
+    @property
+    def caveat(self) -> str:
+        """Why this flow serves badly in its dimension; empty where it does not."""
+        return ""
+
     def condition(self, context: Tensor) -> "Conditioned":
         """This flow with its context fixed."""
         return Conditioned(self, context)
@@ -148,6 +156,14 @@ class Chain(Flow):
 
     Arguments:
         flows: At least one flow; all of the same dimension and, where they use one, context.
+
+    Example:
+        >>> import torch
+        >>> from pyro_nf.flows import Diag, Planar
+        >>> chain = Chain([Planar(3, layers=4), Diag(3)])
+        >>> y, log_det = chain.forward_and_log_det(torch.randn(5, 3))
+        >>> [type(flow).__name__ for flow in chain]
+        ['Planar', 'Diag']
     """
 
     def __init__(self, flows: Iterable[Flow]) -> None:

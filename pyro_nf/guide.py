@@ -135,7 +135,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
             outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
             stack = Chain([*inner, affine, *outer, whiten])
             self.flow = stack.to(device=loc.device, dtype=loc.dtype)
-            self._warn_of_total_gradient(self.flow)
+            self._warn_of(self.flow)
             if self._outer:
                 whiten.set(loc, torch.ones_like(loc))
                 loc = torch.zeros_like(loc)

@@ -75,7 +75,15 @@ class OwnGuide(AutoGuide):
         # second list would train the parameters of the first.
         super()._pyro_set_supermodule(self._own_name, context)
 
-    def _warn_of_total_gradient(self, flow: Chain) -> None:
+    def _warn_of(self, flow: Chain) -> None:
+        """Say what does not go with a flow: the path gradient, or the dimension."""
+        caveats = dict.fromkeys(layer.caveat for layer in flow if layer.caveat)
+        if caveats:
+            warnings.warn(
+                f"{'; '.join(caveats)}, so that it serves badly here; type "
+                'flow="affine_coupling*6" or, for a normal guide, flow="diag"',
+                stacklevel=3,
+            )
         if self.gradient == "path" and not flow.carries_score:
             without = [flow_label(layer) for layer in flow if not layer.carries_score]
             warnings.warn(

@@ -45,6 +45,9 @@ def loss(losses: Tensor, window: int | None = None) -> Any:
 
     Returns:
         A figure.
+
+    Example:
+        >>> figure = loss(10 * torch.exp(-torch.arange(500) / 50) + torch.rand(500))
     """
     values = torch.as_tensor(losses).detach().double().cpu()
     if values.dim() != 1 or len(values) < 2:
@@ -88,6 +91,11 @@ def pairs(
 
     Returns:
         A figure.
+
+    Example:
+        >>> figure = pairs({"mu": torch.randn(500), "theta": torch.randn(500, 2)})
+        >>> len(figure.axes)  # three by three
+        9
     """
     shown = list(draws) if sites is None else list(sites)
     unknown = [name for name in shown if name not in draws]
@@ -150,6 +158,9 @@ def khat(log_weights: Tensor) -> Any:
 
     Returns:
         A figure.
+
+    Example:
+        >>> figure = khat(torch.randn(4000))
     """
     raw = torch.as_tensor(log_weights).detach().double().cpu()
     usable = torch.where(raw.isfinite(), raw, -torch.inf)
@@ -206,6 +217,10 @@ def density(
 
     Returns:
         A figure.
+
+    Example:
+        >>> from pyro_nf import make_flow
+        >>> figure = density(make_flow("planar*8", 2), labels=("x", "y"))
     """
     log_density, sample = _density_of(target)
     if bounds is None:

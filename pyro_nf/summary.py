@@ -24,6 +24,13 @@ class Summary:
         rows: The names of the numbers, such as ``theta[0]``.
         columns: The names of the statistics.
         values: The table, with shape ``(rows, columns)``.
+
+    Example:
+        >>> summary = summarize({"theta": torch.randn(1000, 2)})
+        >>> summary.rows
+        ('theta[0]', 'theta[1]')
+        >>> round(summary["theta[0]"]["sd"], 1)
+        1.0
     """
 
     rows: tuple[str, ...]

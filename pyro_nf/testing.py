@@ -37,6 +37,12 @@ class FlowReport:
             zero for a permutation and a rotation too.
         untrained: The parameters of which a part, or all if D = 1, gets no gradient.
         errors: For each comparison the largest error, relative to one plus the expected size.
+
+    Example:
+        >>> from pyro_nf.flows import Radial
+        >>> report = check_flow(Radial(3))
+        >>> report.parameters, report.inverse
+        (5, True)
     """
 
     name: str

@@ -783,3 +783,28 @@ def test_lists_classes_and_instances():
         "AutoFlowGuide(planar + AffineTransform + tril + diag*2, D=4, 39 parameters)"
     )
     assert all(math.isfinite(loss) for loss in train(correlated, guide, steps=3))
+
+
+@pytest.mark.parametrize(
+    ("flow", "dim", "sentence"),
+    [
+        ("planar*8", 200, r"planar\*8 bends 8 directions of 200"),
+        ("sylvester(rank=4)*2", 200, r"sylvester\*2 bends 8 directions of 200"),
+        ("radial*4", 200, "in 200 dimensions all draws are nearly as far"),
+        ("tril", 1500, "tril trains 1,124,250 numbers in 1500 dimensions"),
+    ],
+)
+def test_a_flow_that_serves_badly_in_many_dimensions_is_told(flow, dim, sentence):
+    def model():
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1))
+
+    with pytest.warns(UserWarning, match=f'{sentence}.*type flow="affine_coupling'):
+        AutoFlowGuide(model, flow).setup()
+
+
+@pytest.mark.parametrize(("flow", "dim"), [("planar*8", 20), ("planar*64", 200), ("tril", 500)])
+def test_and_one_that_does_not_is_not(flow, dim):
+    def model():
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1))
+
+    AutoFlowGuide(model, flow).setup()

@@ -14,6 +14,8 @@ from pyro_nf.triangular import solved, times
 
 __all__ = ["Diag", "Householder", "Permute", "Tril"]
 
+DEAR = 1_000_000  # numbers of a matrix from which it costs more than the rest of most guides
+
 
 @register("diag")
 class Diag(Flow):
@@ -81,6 +83,11 @@ class Tril(Flow):
         self.register_buffer("columns", columns, persistent=False)
         zeros, below = torch.zeros(dim), torch.zeros(len(rows))
         self.params = Params(context_dim, loc=zeros, log_scale=zeros, below=below)
+
+    @property
+    def caveat(self) -> str:
+        count = len(self.rows)
+        return "" if count < DEAR else f"tril trains {count:,} numbers in {self.dim} dimensions"
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None

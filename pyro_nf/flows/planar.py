@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import celu
 
-from pyro_nf.flow import Flow
+from pyro_nf.flow import MANY, Flow
 from pyro_nf.nets import SMALL, Params, check_layers
 from pyro_nf.registry import register
 from pyro_nf.root import solve
@@ -61,6 +61,12 @@ class Planar(Flow):
             u=SMALL * torch.randn(layers, dim) / math.sqrt(dim),
             b=(layers,),
         )
+
+    @property
+    def caveat(self) -> str:
+        if self.dim < MANY or 4 * self.layers > self.dim:
+            return ""
+        return f"planar*{self.layers} bends {self.layers} directions of {self.dim}"
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None

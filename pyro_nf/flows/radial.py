@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import elu, normalize, softplus
 
-from pyro_nf.flow import Flow
+from pyro_nf.flow import MANY, Flow
 from pyro_nf.nets import Params, check_layers
 from pyro_nf.registry import register
 
@@ -59,6 +59,12 @@ class Radial(Flow):
             a=torch.full((layers,), math.sqrt(dim)),
             b=(layers,),
         )
+
+    @property
+    def caveat(self) -> str:
+        if self.dim < MANY:
+            return ""
+        return f"in {self.dim} dimensions all draws are nearly as far from a centre of radial"
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
 
-from pyro_nf.flow import Flow
+from pyro_nf.flow import MANY, Flow
 from pyro_nf.nets import SMALL, Params, check_layers
 from pyro_nf.registry import register
 from pyro_nf.root import solve
@@ -75,6 +75,13 @@ class Sylvester(Flow):
             steep=torch.zeros(layers, m),
             b=(layers, m),
         )
+
+    @property
+    def caveat(self) -> str:
+        bent = self.layers * self.rank
+        if self.dim < MANY or 4 * bent > self.dim:
+            return ""
+        return f"sylvester*{self.layers} bends {bent} directions of {self.dim}"
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
