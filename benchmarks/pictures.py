@@ -18,12 +18,14 @@ from pyro.infer import MCMC, NUTS
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.canvas import INK
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.flows import Diag
 
 FOLDER = Path(__file__).parents[1] / "tutorials" / "pictures"
 POINTS = 400_000
 SIDE = 4.0
 BINS = 160
 DRAWS = 4_000
+PARTS = "planar*4 + diag + planar*4 + diag + planar*4 + diag + planar*4"
 
 
 def crescents():
@@ -34,19 +36,22 @@ def crescents():
 
 def method():
     """A normal distribution on its way through the parts of a trained flow."""
-    guide = AutoFlowGuide(crescents, ["planar*4"] * 4, init_scale=1.0).setup()
-    fit(crescents, guide=guide, steps=6000, seed=0)
+    guide = AutoFlowGuide(crescents, PARTS, init_scale=1.0).setup()
+    annealed = {"anneal": "energy", "anneal_steps": 4000, "steps": 8000}  # or it finds one half
+    fit(crescents, guide=guide, seed=0, **annealed)
     with torch.no_grad():
         points = torch.randn(POINTS, 2)
-        panels = {"noise": points}
-        for count, part in enumerate(guide.get_transform(), start=1):
+        panels = {"normal noise": points}
+        planes = 0
+        for part in guide.get_transform():
             points = part(points)
-            if count <= 4:
-                panels[f"after {4 * count} planes"] = points
-        panels["the guide: location and scale"] = points
-    figure, row = pyplot.subplots(1, 7, figsize=(14, 2.3), layout="constrained")
-    limits = [[-SIDE, SIDE]] * 2
+            if isinstance(part, Diag):
+                planes += 4
+                panels[f"after {planes} planes"] = points
+    figure, row = pyplot.subplots(1, 6, figsize=(12, 2.3), layout="constrained")
     for axes, (title, points) in zip(row, panels.items(), strict=False):
+        middle, reach = points.mean(0), max(SIDE, 2.2 * float(points.std(0).max()))
+        limits = torch.stack([middle - reach, middle + reach], -1).tolist()
         axes.hist2d(*points.numpy().T, bins=BINS, range=limits, cmap="Blues")
         axes.set_title(title, fontsize=9)
     side = torch.linspace(-SIDE, SIDE, BINS)

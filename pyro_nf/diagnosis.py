@@ -13,6 +13,7 @@ MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat it
 MIN_TAIL = 5  # weights above the cutoff that a Pareto fit needs
 GOOD = 0.5  # the weights have a finite variance below
 EVEN = 0.99  # effective share of weights so alike that their tail matters one step less
+FEW = 0.5  # effective share below which the draws are not the posterior's, whatever their tail is
 USABLE = 0.7  # smoothed weights still work below
 FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
@@ -45,8 +46,8 @@ class Diagnosis:
     """How well a guide's draws stand for the posterior.
 
     Attributes:
-        verdict: by k-hat, one step milder where the weights are nearly equal: ``"good"``,
-            ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
+        verdict: by k-hat, one step milder where the weights are nearly equal: ``"good"``, if half
+            of the draws count, ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
             ``"poor"``.
         message: What that means, and what to try next.
         k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``
@@ -129,7 +130,7 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
     spoiled = infinite or nonfinite > ALLOWED or missed > MISSED
     # A draw of weight zero counts among the n, not among the effective ones.
     ess = float(weights.sum() ** 2 / (weights**2).sum() / n)
-    good = k_hat < min(GOOD, limit) or (k_hat < limit and ess > EVEN)
+    good = ess > FEW and (k_hat < min(GOOD, limit) or (k_hat < limit and ess > EVEN))
     verdict = "good" if good else "usable" if k_hat < limit or ess > EVEN else "poor"
     verdict = "poor" if spoiled else verdict
     return Diagnosis(
@@ -185,8 +186,8 @@ def _advice(verdict: str, k_hat: float, missed: float, nonfinite: float, infinit
         return "the draws stand for the posterior"
     if verdict == "usable":
         return (
-            "the guide is close to the posterior but too narrow in places; use resample(n) for "
-            "the draws, or train for more steps or with more layers"
+            "the guide is close to the posterior but off in places, most often too narrow; use "
+            "resample(n) for the draws, or train for more steps or with more layers"
         )
     return (
         "the guide misses the posterior, so its draws are not to be trusted; train for more "

@@ -281,3 +281,16 @@ def test_a_heavy_tail_of_nearly_equal_weights_is_no_fault():
     assert even.k_hat > even.k_threshold
     assert even.ess > 0.99
     assert (even.verdict, uneven.verdict) == ("usable", "poor")
+
+
+def test_a_guide_of_few_effective_draws_is_not_good():
+    """Light tails alone do not make it so: weights of a normal guide in many dimensions."""
+    torch.manual_seed(0)
+    one, many = torch.randn(4000, 1), torch.randn(4000, 40)
+    # The log weights of N(0, 1) as a guide for N(0, 0.8), summed over the coordinates.
+    ratio = {x.shape[1]: -(x.square().sum(-1) * (1 / 0.8**2 - 1) / 2) for x in (one, many)}
+    assert diagnose(ratio[1]).verdict == "good"
+    result = diagnose(ratio[40])
+    assert result.k_hat < 0.5
+    assert result.ess < 0.5
+    assert result.verdict == "usable"
