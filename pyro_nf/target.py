@@ -1,6 +1,7 @@
 """A model seen as one log density over one unconstrained vector."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -68,9 +69,7 @@ class Target:
             return self._log_joint(u, 1)[0]
         if not self.vectorized:
             return torch.stack([self._log_joint(row, 1)[0] for row in u])
-        count = len(u)
-        with pyro.plate(PLATE, count, dim=-1 - self.nesting):
-            return self._log_joint(u.reshape(count, *(1,) * self.nesting, self.dim), count)
+        return self._log_joint(u.reshape(len(u), *(1,) * self.nesting, self.dim), len(u))
 
     def _log_joint(self, u: Tensor, count: int) -> Tensor:
         """The log density of each of `count` points, with shape ``(count,)``."""
@@ -93,7 +92,11 @@ class Target:
             site["name"]: biject_to(site["fn"].support)(free)
             for site, free in self.guide._unpack_latent(u)
         }
-        with poutine.block():
+        # Together under a plate as Pyro's ELBOs have one for particles, so that a model which it
+        # changes is found out; inside the block, which hides what is outside.
+        together = u.dim() > 1
+        plate = pyro.plate(PLATE, len(u), dim=-1 - self.nesting) if together else nullcontext()
+        with poutine.block(), plate:
             model = poutine.condition(self.guide.model, values)
             return poutine.trace(model).get_trace(*self.args, **self.kwargs)
 

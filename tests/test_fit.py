@@ -138,6 +138,20 @@ class TestUglyModels:
         elbo = TraceEnum_ELBO(max_plate_nesting=1)
         self.run(model, torch.tensor([-2.0, 2.0]), guide=guide, elbo=elbo, flow=None)
 
+    def test_slices_that_a_plate_of_particles_misreads(self):
+        """Under a plate of particles, `at[..., :1]` counts the data once for each of them."""
+        posts, heard = torch.tensor([-2.0, 0.5, 3.0]), torch.tensor([3.8, 2.1, 2.9])
+
+        def model():
+            at = pyro.sample("at", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+            away = (posts - at[..., :1]).hypot(at[..., 1:])
+            with pyro.plate("posts", 3):
+                pyro.sample("heard", dist.Normal(away, 0.3), obs=heard)
+
+        posterior = self.run(model)
+        result = posterior.diagnose(1000, search=False)
+        assert -posterior.losses[-1] == pytest.approx(result.elbo, abs=2.0)  # it was off by 40
+
     def test_a_sequential_plate(self):
         def model(x):
             loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
