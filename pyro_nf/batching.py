@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Dirichlet, Distribution
+from torch.distributions import Binomial, Dirichlet, Distribution
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Blanks", "Unchecked"]
@@ -54,8 +54,18 @@ def _unchecked(fn: Distribution) -> Distribution:
             vars(fn)[name] = _unchecked(value)
     if isinstance(fn, Dirichlet):  # also within Beta and LKJ; its own rsample has a torch.autograd
         vars(fn)["rsample"] = partial(_sample_dirichlet, fn)  # function that vmap cannot run
+    if isinstance(fn, Binomial):
+        vars(fn)["sample"] = partial(_sample_binomial, fn)
     return fn
 
 
 def _sample_dirichlet(fn: Dirichlet, sample_shape: Any = ()) -> Tensor:
     return torch._sample_dirichlet(fn.concentration.expand(fn._extended_shape(sample_shape)))
+
+
+@torch.no_grad()
+def _sample_binomial(fn: Binomial, sample_shape: Any = ()) -> Tensor:
+    """With both arguments those of each draw, since vmap warns of a count that is not."""
+    shape = fn._extended_shape(sample_shape)
+    count, probs = fn.total_count.expand(shape), fn.probs.expand(shape)
+    return torch.binomial(count + 0 * probs, probs + 0 * count)

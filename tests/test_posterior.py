@@ -733,3 +733,25 @@ def test_deltas_are_draws_too():
     slope = posterior.draws(3)["slope"]
     assert torch.equal(slope, slope[:1].expand(3))
     assert posterior.predict(3)["y"].shape == (3, 6)
+
+
+def test_binomial_counts_that_all_draws_share():
+    """torch's warning of them reaches users, or, as an error, makes predictions slow."""
+
+    def model():
+        p = pyro.sample("p", dist.Beta(5.0, 5.0))
+        with pyro.plate("rows", 3):
+            pyro.sample("x", dist.Binomial(4, p * torch.ones(3)), obs=torch.ones(3))
+
+    guide = AutoNormal(model)
+    guide()
+    posterior = Posterior(model, guide)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        x = posterior.predict(2000)["x"]
+    assert not said
+    assert x.shape == (2000, 3)
+    p = posterior.draws(2000)["p"]
+    assert x.mean().item() == pytest.approx(4 * p.mean().item(), abs=0.15)  # s.e. 0.02
+    assert (x == x.round()).all()
+    assert x[:, 0].ne(x[:, 1]).any()
