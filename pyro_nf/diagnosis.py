@@ -7,12 +7,22 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-__all__ = ["Diagnosis", "Smoothed", "check_count", "diagnose", "resampled", "smooth", "threshold"]
+__all__ = [
+    "FEW",
+    "Diagnosis",
+    "Smoothed",
+    "check_count",
+    "diagnose",
+    "resampled",
+    "smooth",
+    "threshold",
+]
 
 MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
 MIN_TAIL = 5  # weights above the cutoff that a Pareto fit needs
 GOOD = 0.5  # the weights have a finite variance below
-EVEN = 0.99  # effective share of weights so alike that their tail matters one step less
+EVEN = 0.99  # effective share of weights so alike that a usable guide is good
+NEAR = 0.95  # the same for a poor guide to be usable
 FEW = 0.5  # effective share below which the draws are not the posterior's, whatever their tail is
 USABLE = 0.7  # smoothed weights still work below
 FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
@@ -131,7 +141,7 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
     # A draw of weight zero counts among the n, not among the effective ones.
     ess = float(weights.sum() ** 2 / (weights**2).sum() / n)
     good = ess > FEW and (k_hat < min(GOOD, limit) or (k_hat < limit and ess > EVEN))
-    verdict = "good" if good else "usable" if k_hat < limit or ess > EVEN else "poor"
+    verdict = "good" if good else "usable" if k_hat < limit or ess > NEAR else "poor"
     verdict = "poor" if spoiled else verdict
     return Diagnosis(
         verdict=verdict,

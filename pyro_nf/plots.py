@@ -188,12 +188,10 @@ def khat(log_weights: Tensor) -> Any:
         seen = y > 0.2 / n
         axes.loglog(x[seen], y[seen], color=MARK, lw=1.5, label="Pareto fit")
         axes.axvline(start, color=PAPER, lw=0.8, ls="--", zorder=0)
-    limit = threshold(n)
-    verdict = "good" if fit.k_hat < min(GOOD, limit) else "usable" if fit.k_hat < limit else "poor"
     axes.set(
         xlabel="importance weight over its mean",
         ylabel="share of draws with a larger one",
-        title=f"k-hat = {fit.k_hat:.2f}: {verdict}",
+        title=f"k-hat = {fit.k_hat:.2f} (good below {GOOD}, usable below {threshold(n):.2f})",
     )
     axes.legend(frameon=False)
     return picture

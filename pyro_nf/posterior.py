@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf import plots
-from pyro_nf.diagnosis import Diagnosis, check_count, diagnose, resampled
+from pyro_nf.diagnosis import FEW, Diagnosis, check_count, diagnose, resampled
 from pyro_nf.evidence import log_evidence
 from pyro_nf.export import to_arviz
 from pyro_nf.files import write
@@ -157,8 +157,8 @@ class Posterior:
         """Whether the posterior is any good: k-hat, effective sample size, ELBO, evidence.
 
         The importance weights of a guide's draws cannot tell of what lies out of their reach, so
-        a guide that they find no fault with is followed by a search for other modes, in up to 50
-        dimensions, for models that can be vectorized.
+        a guide that they find no great fault with is followed by a search for other modes, in up
+        to 50 dimensions, for models that can be vectorized.
 
         Arguments:
             n: The number of draws to judge from.
@@ -172,7 +172,7 @@ class Posterior:
         size = log_p[log_p.isfinite()].abs()
         rounding = accuracy * float(size.mean()) if len(size) else 0.0
         result = diagnose(log_p - log_q, rounding=rounding)
-        if not search or result.verdict == "poor":
+        if not search or (result.verdict == "poor" and result.ess < FEW):
             return result
         with self._joint.scope(), torch.no_grad():
             missed = missed_mass(self._joint, self._model, values, log_p, log_q)

@@ -34,6 +34,13 @@ def record(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphMo
     return recorder.finished(result)
 
 
+def _shape_depends_on_values(func: Any, args: Any) -> bool:
+    """Whether an operation picks as many elements as a mask has ones."""
+    if func is torch.ops.aten.index.Tensor:  # tagged for masks, and most often without one
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
 def mutates(node: Node) -> bool:
     """Whether a node changes its first argument in place."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
@@ -66,6 +73,8 @@ class _Recorder(TorchDispatchMode):
         )
         if varies and torch.Tag.data_dependent_output in func.tags:
             raise NotImplementedError(f"{func} takes a value out of a tensor")
+        if varies and _shape_depends_on_values(func, args):
+            raise NotImplementedError(f"the shape of what {func} returns depends on values")
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *nodes)
         if mutates(node):

@@ -1,7 +1,7 @@
 """A model seen as one log density over one unconstrained vector."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -11,7 +11,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
 
-__all__ = ["LogDensity", "Target", "plate_nesting", "scored"]
+__all__ = ["LogDensity", "Target", "plate_nesting", "scored", "takes_particles"]
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -129,11 +129,60 @@ def plate_nesting(
     kwargs: Mapping[str, Any],
 ) -> int:
     """The number of batch dimensions that the plates of a model and a guide use."""
+    return max(map(_nesting, _both(model, guide, args, kwargs)))
+
+
+@torch.no_grad()
+def takes_particles(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    nesting: int,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> bool:
+    """Whether a model under a plate of two particles has the density of the two one by one."""
+    try:
+        _, together = _both(model, guide, args, kwargs, pyro.plate(PLATE, 2, dim=-1 - nesting))
+        total = together.log_prob_sum()
+        singly = 0.0
+        for particle in range(2):
+            alone = _particle(together, particle, nesting)
+            with poutine.block():
+                trace = poutine.trace(poutine.replay(model, trace=alone)).get_trace(*args, **kwargs)
+            singly = singly + trace.log_prob_sum()
+    except Exception:  # a user's code under a plate that it did not foresee
+        return False
+    return bool(torch.isclose(torch.as_tensor(total), torch.as_tensor(singly), rtol=1e-4))
+
+
+def _both(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    plate: AbstractContextManager[Any] | None = None,
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """One run of a guide, and of the model with its values, under a plate perhaps."""
     with poutine.block():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-    return max(_nesting(guide_trace), _nesting(model_trace))
+        with plate or nullcontext():
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        with plate or nullcontext():
+            replayed = poutine.replay(model, trace=guide_trace)
+            return guide_trace, poutine.trace(replayed).get_trace(*args, **kwargs)
+
+
+def _particle(trace: poutine.Trace, particle: int, nesting: int) -> poutine.Trace:
+    """What was drawn in a run under a plate of particles, of one of these."""
+    alone = poutine.Trace()
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample" or node["is_observed"]:
+            continue
+        value = node["value"]
+        dim = -1 - nesting - getattr(node["fn"], "event_dim", 0)  # a plate's subsample has none
+        if value.dim() >= -dim:
+            value = value.select(dim, particle % value.shape[dim])
+        alone.add_node(name, **(node | {"value": value}))
+    return alone
 
 
 def _nesting(trace: poutine.Trace) -> int:

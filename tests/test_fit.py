@@ -14,7 +14,12 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
@@ -151,6 +156,32 @@ class TestUglyModels:
         posterior = self.run(model)
         result = posterior.diagnose(1000, search=False)
         assert -posterior.losses[-1] == pytest.approx(result.elbo, abs=2.0)  # it was off by 40
+
+    @pytest.mark.parametrize("make", [AutoNormal, AutoDelta, AutoDiagonalNormal])
+    def test_rows_that_a_plate_of_particles_misreads_with_any_guide(self, make):
+        """(n, 1, 4) @ (4, 40) is (n, 1, 40): each particle's likelihood would count n times."""
+        x, y = torch.randn(40, 4), torch.bernoulli(torch.full((40,), 0.5))
+
+        def model():
+            beta = pyro.sample("beta", dist.Normal(torch.zeros(4), 2.0).to_event(1))
+            with pyro.plate("rows", 40):
+                pyro.sample("y", dist.Bernoulli(logits=beta @ x.T), obs=y)
+
+        guide = make(model)
+        posterior = fit(model, guide=guide, steps=200, seed=0, progress=False)
+        assert 20 < posterior.losses[-50:].mean() < 60  # 28 nats of coin tosses, and the prior
+
+    def test_a_shape_that_depends_on_values_runs_eagerly(self):
+        """A traced step would fail in most of its runs, and so drop them."""
+
+        def model():
+            x = pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            inside = x.abs() < 1
+            pyro.factor("share", x[inside].square().sum())
+
+        with pytest.warns(UserWarning, match="shape of what .* depends on values"):
+            posterior = fit(model, particles=1, steps=50, seed=0, progress=False)
+        assert "skipped" not in posterior.message
 
     def test_a_sequential_plate(self):
         def model(x):
@@ -382,3 +413,17 @@ class TestCheckpoints:
             for name in (path, tmp_path / "whole.pt")
         ]
         assert ends[0] == ends[1]
+
+
+def test_a_second_guide_of_pyros_leaves_the_first_as_it_is():
+    """Pyro names its autoguides by their class, and so they would share their parameters."""
+
+    def model(mean):
+        pyro.sample("x", dist.Normal(mean, 1.0))
+
+    options = {"steps": 300, "lr": 0.05, "seed": 0, "progress": False}
+    first = fit(model, 0.0, guide=AutoDiagonalNormal(model), **options)
+    before = first.guide.median()["x"].clone()
+    second = fit(model, 5.0, guide=AutoDiagonalNormal(model), **options)
+    assert torch.equal(first.guide.median()["x"], before)
+    assert second.guide.median()["x"].item() == pytest.approx(5.0, abs=0.5)
