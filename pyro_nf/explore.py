@@ -18,7 +18,7 @@ LEAST = 0.01  # share of the mass that makes a mode
 LEFT = 0.05  # nats that the end of a climb may be below its summit
 
 
-def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor | None:
+def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> tuple[Tensor, int] | None:
     """Draws of a posterior of several modes, each of its share of the mass.
 
     Climbs start from all around. Normal distributions at the summits that they reach propose
@@ -31,7 +31,8 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
         count: How many draws to return.
 
     Returns:
-        With shape ``(count, D)``; None where there is one mode, or no telling.
+        The draws, with shape ``(count, D)``, and the number of modes; None where there is one, or
+        no telling.
     """
 
     def log_density(z: Tensor) -> Tensor:
@@ -58,4 +59,4 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> Tensor 
         modes = int(((shares > LEAST) & (summits.left < LEFT)).sum())
         if modes < 2 or smoothed.k_hat > USABLE:
             return None
-        return middle + points[resampled(log_weights, count)] @ tril.mT
+        return middle + points[resampled(log_weights, count)] @ tril.mT, modes

@@ -46,14 +46,19 @@ class Pool:
     Attributes:
         draws: The pool, with shape ``(n, D)``; None before there is one.
         slopes: The gradients of log p there, for one mode.
-        several: Whether the posterior has several modes.
+        modes: How many modes the posterior has, as far as is known.
     """
 
     def __init__(self, guide: AutoFlowGuide, target: Target, count: int) -> None:
         self.guide, self.target, self.count = guide, target, count
         self.draws: Tensor | None = None
         self.slopes: Tensor | None = None
-        self.several = False
+        self.modes = 1
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several modes."""
+        return self.modes > 1
 
     @property
     def flow(self) -> Flow:
@@ -69,8 +74,9 @@ class Pool:
         try:
             found = explore(self.target, draws.mean(0), _root(draws), MORE * self.count)
             if found is not None:
-                self.guide.move(found.mean(0), _root(found))
-                self.draws, self.several = chains(self.target, self.flow, found), True
+                starts, self.modes = found
+                self.guide.move(starts.mean(0), _root(starts))
+                self.draws = chains(self.target, self.flow, starts)
         except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model, out there
             return
 

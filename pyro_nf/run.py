@@ -258,7 +258,7 @@ class Run:
         self.message = (
             f"{how} after {len(self.losses):,} steps ({self.step.fastest}); {chosen}, "
             f"ELBO {-loss:.2f} ± {error / 2:.2f}"
-            + ("; there are several modes" if self.pool and self.pool.several else "")
+            + (f"; there are {self.pool.modes} modes" if self.pool and self.pool.several else "")
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")
         )
@@ -341,7 +341,7 @@ class Run:
         content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
         content |= {"adam": self.step.state(), "random": torch.get_rng_state()}
         content["pool"] = (
-            None if self.pool is None else (self.pool.draws, self.pool.slopes, self.pool.several)
+            None if self.pool is None else (self.pool.draws, self.pool.slopes, self.pool.modes)
         )
         content["modules"] = [dict(module.state_dict()) for module in self.modules]
         try:
@@ -367,7 +367,7 @@ class Run:
         for module, state in zip(self.modules, content["modules"], strict=True):
             module.load_state_dict(state)
         if self.pool is not None:
-            self.pool.draws, self.pool.slopes, self.pool.several = content["pool"]
+            self.pool.draws, self.pool.slopes, self.pool.modes = content["pool"]
             if self.pool.draws is not None:
                 self.step.aim(self.pool.objective)
         self._set(content["parameters"])

@@ -125,8 +125,8 @@ def test_several_modes_are_found_with_their_shares():
     torch.manual_seed(0)
     _, target = target_of(flat(3, bumps))
     middle = torch.full((3,), 3.0, dtype=DOUBLE)  # what a normal approximation knows: one mode
-    draws = explore(target, middle, torch.eye(3, dtype=DOUBLE), 4000)
-    assert draws is not None
+    draws, modes = explore(target, middle, torch.eye(3, dtype=DOUBLE), 4000)
+    assert modes == 2
     share = (draws.mean(-1) > 0).double().mean()
     assert abs(share - 0.7) < 0.05
 
@@ -141,7 +141,7 @@ def test_fit_covers_both_modes():
     posterior = fit(flat(2, bumps), seed=0, progress=False)
     share = float((posterior.draws(4000)["u"].mean(-1) > 0).double().mean())
     assert abs(share - 0.7) < 0.05
-    assert "several modes" in posterior.message
+    assert "there are 2 modes" in posterior.message
     assert posterior.diagnose(4000).elbo > -0.1  # the log evidence is 0
 
 
@@ -187,7 +187,7 @@ def test_both_gradients_of_the_pool_are_those_of_the_likelihood():
     exact = torch.autograd.grad((x.square().sum(-1) / 2 - log_det).mean(), parameters)
     exact = torch.cat([part.reshape(-1) for part in exact])
     for several, weight in ((True, 1.0), (False, WEIGHT)):
-        pool.several = several
+        pool.modes = 1 + several
         found = gradient(pool, guide, 300) / weight
         error = found.std(0) / math.sqrt(len(found))
         # Along paths the mean is exact for the posterior, of which the pool is a sample.
