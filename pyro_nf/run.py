@@ -17,6 +17,7 @@ from pyro_nf.annealing import weight_at
 from pyro_nf.batches import Batches
 from pyro_nf.blame import blame
 from pyro_nf.files import write
+from pyro_nf.finals import AVERAGE, Score, choose
 from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.stationarity import MEDIAN, WINDOW, is_exact, is_stationary, level, variance
@@ -236,14 +237,10 @@ class Run:
         self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
 
     def _finish(self, how: str) -> None:
-        """Choose among the states that could be the result, by their losses on equal draws.
-
-        What counts is the loss plus two standard errors: the noise of a loss says how far a
-        posterior is off, too, and there is none where it is exact.
-        """
+        """Choose among the states that could be the result, by their losses on equal draws."""
         states = {"the last iterate": self.step.parameters(), "the best state": self.best}
         if self.summed:
-            states[f"the average of {self.summed} iterates"] = self.sum / self.summed
+            states[f"{AVERAGE} of {self.summed} iterates"] = self.sum / self.summed
         states["the start"] = self.first
         self.step.weight.fill_(1.0)
         # The same batches for all of them.
@@ -251,13 +248,13 @@ class Run:
         if self.feed is not None:
             data = list(islice(self.feed, FINAL_BATCHES))
         scores = {name: self._score(state, data) for name, state in states.items()}
-        chosen = min(scores, key=lambda name: sum(scores[name]))
-        loss, error, _ = scores[chosen]
+        chosen = choose(scores, batches=self.feed is not None)
+        score = scores[chosen]
         self._set(states[chosen])
         skipped = sum(map(math.isnan, self.losses))
         self.message = (
             f"{how} after {len(self.losses):,} steps ({self.step.fastest}); {chosen}, "
-            f"ELBO {-loss:.2f} ± {error / 2:.2f}"
+            f"ELBO {-score.mean:.2f} ± {score.error:.2f}"
             + (f"; there are {self.pool.modes} modes" if self.pool and self.pool.several else "")
             + (f"; {skipped} steps were skipped" if skipped else "")
             + (f"; {self.retries} returns to the best state" if self.retries else "")
@@ -266,8 +263,8 @@ class Run:
         if self.path is not None:
             self.save()
 
-    def _score(self, state: Tensor, data: Sequence[Sequence[Any]]) -> tuple[float, float, float]:
-        """The mean loss of a state, two standard errors, and what else there is to learn."""
+    def _score(self, state: Tensor, data: Sequence[Sequence[Any]]) -> Score:
+        """The losses of a state on some data, and what else there is to learn."""
         self._set(state)
         losses = []
         with kept_random_state():
@@ -277,12 +274,8 @@ class Run:
                     losses.append(self.step(0.0))
                 except (RuntimeError, ValueError, ArithmeticError):
                     losses.append(torch.tensor(math.nan))
-        values = torch.stack([loss.to(self.sum) for loss in losses])
-        values = values[values.isfinite()]
-        if len(values) < len(data) / 2:
-            return math.inf, math.inf, math.inf
-        error = 2 * float(values.std() / math.sqrt(len(values)))
-        return float(values.mean()), error, self.pool.loss() if self.pool else 0.0
+        rest = self.pool.loss() if self.pool else 0.0
+        return Score(torch.stack([loss.to(self.sum) for loss in losses]), rest)
 
     def _set(self, state: Tensor) -> None:
         self.step.set_parameters(state)

@@ -1,0 +1,50 @@
+"""Which of the states on a run's way is its result."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["AVERAGE", "Score", "choose"]
+
+AVERAGE = "the average"  # what the name of the iterates' average starts with
+
+
+class Score(NamedTuple):
+    """The losses of a state on draws that are the same for all states, and what else it lacks."""
+
+    losses: Tensor
+    rest: float
+
+    @property
+    def mean(self) -> float:
+        """The mean loss; infinite if it is not finite for most draws."""
+        finite = self.losses[self.losses.isfinite()]
+        return float(finite.mean()) if 2 * len(finite) >= len(self.losses) else math.inf
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean; infinite as that is, and of a single loss."""
+        finite = self.losses[self.losses.isfinite()]
+        known = len(finite) > 1 and math.isfinite(self.mean)
+        return float(finite.std()) / math.sqrt(len(finite)) if known else math.inf
+
+
+def choose(scores: Mapping[str, Score], batches: bool) -> str:
+    """The name of the best state.
+
+    What counts is the loss plus two standard errors: the noise of a loss says how far a posterior
+    is off, too, and there is none where it is exact. That of batches says which rows they have,
+    and the state which is best for some rows is not for the others: there it is the average of the
+    iterates, if no state is better by more than the error of the difference.
+    """
+    if not batches:
+        total = {name: s.mean + 2 * s.error + s.rest for name, s in scores.items()}
+        return min(total, key=total.__getitem__)
+    best = min(scores, key=lambda name: scores[name].mean)
+    for name in scores:
+        excess = Score(scores[name].losses - scores[best].losses, 0.0)
+        if name.startswith(AVERAGE) and math.isfinite(m := excess.mean) and m <= 2 * excess.error:
+            return name
+    return best
