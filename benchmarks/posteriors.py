@@ -27,13 +27,13 @@ HEAD = [
 ]
 
 
-def judged(load, score, name, flow, seed):
-    """The row of one fit."""
+def judged(load, score, name, seed, **options):
+    """The numbers and the row of one fit, with options of fit's."""
     model, reference = load.load(name)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        posterior = fit(model, flow=flow, seed=seed, progress=False)
+        posterior = fit(model, seed=seed, progress=False, **options)
     seconds = time.perf_counter() - start
     supports = load.supports(name)
     plain = score.score(posterior.draws(DRAWS), reference, supports)
@@ -71,7 +71,7 @@ def main():
     rows, found = [HEAD], []
     for name in options.names or load.names():
         for seed in options.seeds:
-            numbers, text = judged(load, score, name, options.flow, seed)
+            numbers, text = judged(load, score, name, seed, flow=options.flow)
             found.append(numbers)
             rows.append([text[column] for column in HEAD])
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
