@@ -25,7 +25,7 @@ from torch import nn
 
 from pyro_nf import AmortizedFlowGuide, fit, flow_names
 
-DIGITS = {"latents": 8, "units": 50, "steps": 6000, "rows": None, "lr": 2e-3}
+DIGITS = {"latents": 8, "units": 50, "steps": 6000, "rows": None, "lr": 1e-2}
 MNIST = {"latents": 40, "units": 400, "steps": 200_000, "rows": 1000, "lr": 1e-3}
 
 # The flow, the size of its context if it has networks, and -ln p(x) of the paper's Table 2.
@@ -39,7 +39,7 @@ POSTERIORS = {
     "nice-20": ("additive_coupling*20", 32, 87.9),
     "nice-40": ("additive_coupling*40", 32, 87.3),
     "nice-80": ("additive_coupling*80", 32, 87.2),
-    "iaf": ("iaf*2", 32, None),
+    "iaf": ("iaf*4", None, None),
     "sylvester": ("sylvester*4", None, None),
 }
 

@@ -22,7 +22,7 @@ from pyro.infer.autoguide import AutoGuideList, init_to_value
 from pyro.optim import Adam
 from torch import nn
 
-from pyro_nf import AmortizedFlowGuide, AutoFlowGuide
+from pyro_nf import AmortizedFlowGuide, AutoFlowGuide, fit
 
 # Pyro's JIT runs on torch.jit.trace, which torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -235,6 +235,23 @@ def test_learns(flow, elbo):
     losses = [svi.step(x) for _ in range(150)]
     assert sum(losses[-20:]) < 0.75 * sum(losses[:20])
     assert all(p.grad is not None for p in guide.encoder.parameters())
+
+
+def test_an_iaf_learns_while_it_widens():
+    """Gates of y = g x + (1 - g) m would open then, which shuts m off."""
+
+    def tilted(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.3), obs=x[:, 0])
+
+    marginal = dist.Normal(0.0, math.sqrt(4.09))
+    x = marginal.sample((100, 1))
+    encoder = nn.Sequential(nn.Linear(1, 8), nn.ELU())
+    guide = AmortizedFlowGuide(tilted, encoder, "iaf", init_scale=0.01)
+    posterior = fit(tilted, x, guide=guide, steps=600, seed=0, progress=False)
+    bound = posterior.log_evidence(x.repeat(20, 1), n=1).mean()
+    assert marginal.log_prob(x).mean() - bound < 0.2  # of a diagonal guide 3.1
 
 
 def test_a_context_vector():

@@ -12,9 +12,6 @@ from pyro_nf.registry import register
 
 __all__ = ["IAF"]
 
-LEAST = 0.01  # of a gate: one that is shut altogether has no inverse
-BIAS = 1.0  # of the gates, which are mostly open at birth
-OPEN = LEAST + (1 - LEAST) / (1 + math.exp(-BIAS))
 MANY = 64  # dimensions up to which the Jacobians of all draws are small beside the network
 
 
@@ -23,12 +20,12 @@ class IAF(Flow):
     r"""An inverse autoregressive flow: each coordinate moves by what those before it say.
 
     .. math::
-        y_i = \frac{g_i x_i + (1 - g_i) m_i}{g(0)}, \qquad g_i = g(s_i), \qquad
-        \log \det = \sum_i \log \frac{g_i}{g(0)}, \qquad g(s) = 0.01 + 0.99\, \sigma(s + 1)
+        y_i = e^{s_i} x_i + m_i, \qquad \log \det = \sum_i s_i, \qquad s_i = c \tanh(r_i / c)
 
-    where a masked network gives :math:`m_i` and :math:`s_i` of :math:`x_1, \dots, x_{i-1}`. The
-    division makes m = s = 0 the identity. In a stack the order is reversed from layer to layer.
-    The inverse finds one coordinate after the other, in D runs of the network.
+    where a masked network gives :math:`m_i` and :math:`r_i` of :math:`x_1, \dots, x_{i-1}`. In a
+    stack the order is reversed from layer to layer. The inverse finds one coordinate after the
+    other, in D runs of the network. The paper's gates, :math:`g_i x_i + (1 - g_i) m_i`, are not
+    for a posterior that starts narrow: while it widens, they open, which shuts m off for good.
 
     The Jacobian is triangular and dense; up to 64 dimensions it is formed, for each draw, in
     order to carry the score. Above, that would cost more than the flow itself.
@@ -41,6 +38,7 @@ class IAF(Flow):
         dim: The dimension :math:`D`.
         context_dim: The size of a context which the network sees too.
         hidden: The sizes of the network's hidden layers.
+        clamp: The bound c, a soft one, of the logarithm of the scale.
         flip: Whether the order is reversed.
         after: The layer before this one in a stack, if any, and if `flip` is not given: the order
             is the reverse of its.
@@ -58,12 +56,16 @@ class IAF(Flow):
         dim: int,
         context_dim: int = 0,
         hidden: Sequence[int] = (32, 32),
+        clamp: float = 3.0,
         flip: bool = False,
         after: "IAF | None" = None,
     ) -> None:
         super().__init__(dim, context_dim)
         if after is not None and not isinstance(after, IAF):
             raise ValueError(f"after must be the layer before this one, got {after!r}")
+        if not (isinstance(clamp, int | float) and 0 < clamp < math.inf):
+            raise ValueError(f"clamp must be a positive number, got {clamp!r}")
+        self.clamp = float(clamp)
         self.flip: bool = flip if after is None else not after.flip
         order = torch.arange(1, dim + 1)
         self.net = MaskedMLP(order.flip(0) if self.flip else order, 2, hidden, context_dim)
@@ -71,23 +73,21 @@ class IAF(Flow):
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        m, gate, _ = self._gates(x, context)
-        return (m + gate * (x - m)) / OPEN, torch.log(gate / OPEN).sum(-1)
+        m, s, _ = self._affine(x, context)
+        return m + s.exp() * x, s.sum(-1)
 
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        m, gate, units = self._gates(x, context)
-        y, log_det = (m + gate * (x - m)) / OPEN, torch.log(gate / OPEN).sum(-1)
+        m, s, units = self._affine(x, context)
+        y = m + s.exp() * x
         with torch.no_grad():
-            of_m, of_s = self.net.jacobian(units).chunk(2, -2)
-            shut = 1 - gate
-            turn = (gate - LEAST) * shut / (1 - LEAST)  # dg / ds
-            below = shut.unsqueeze(-1) * of_m + (turn * (x - m)).unsqueeze(-1) * of_s
-            jacobian = (torch.diag_embed(gate) + below) / OPEN
-            rest = score.unsqueeze(-1) - of_s.mT @ (turn / gate).unsqueeze(-1)
+            of_m, of_r = self.net.jacobian(units).chunk(2, -2)
+            of_s = (1 - (s / self.clamp).square()).unsqueeze(-1) * of_r
+            jacobian = torch.diag_embed(s.exp()) + of_m + (y - m).unsqueeze(-1) * of_s
+            rest = (score - of_s.sum(-2)).unsqueeze(-1)
             carried = torch.linalg.solve_triangular(jacobian.mT, rest, upper=not self.flip)
-        return y, log_det, carried.squeeze(-1)
+        return y, s.sum(-1), carried.squeeze(-1)
 
     @property
     def carries_score(self) -> bool:
@@ -99,17 +99,16 @@ class IAF(Flow):
         place = torch.arange(self.dim, device=y.device)
         x = torch.zeros_like(y)
         for known in range(self.dim):
-            m, gate, _ = self._gates(x, context)
-            found = m + (OPEN * y - m) / gate
+            m, s, _ = self._affine(x, context)
             sure = place >= self.dim - 1 - known if self.flip else place <= known
-            x = torch.where(sure, found, 0.0)
-        return x, torch.log(OPEN / gate).sum(-1)
+            x = torch.where(sure, (y - m) * torch.exp(-s), 0.0)
+        return x, -s.sum(-1)
 
-    def _gates(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """m, the gates g, and the network's units."""
+    def _affine(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """m, s, and the network's units."""
         theta, units = self.net.forward_and_units(x, context)
-        m, s = theta.chunk(2, -1)
-        return m, LEAST + (1 - LEAST) * torch.sigmoid(s + BIAS), units
+        m, r = theta.chunk(2, -1)
+        return m, self.clamp * torch.tanh(r / self.clamp), units
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", flip=True" if self.flip else "")
