@@ -48,6 +48,7 @@ class Flow(TransformModule):
     codomain: ClassVar[constraints.Constraint] = constraints.real_vector
     bijective = True
     elementwise: ClassVar[bool] = False  # whether each coordinate moves by itself
+    is_linear: ClassVar[bool] = False
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         for name, size, least in (("dim", dim, 1), ("context_dim", context_dim, 0)):

@@ -77,8 +77,10 @@ class OwnGuide(AutoGuide):
 
     def _warn_of(self, flow: Chain) -> None:
         """Say what does not go with a flow: the path gradient, or the dimension."""
-        caveats = dict.fromkeys(layer.caveat for layer in flow if layer.caveat)
-        if caveats:
+        strong = any(not (f.caveat or f.is_linear or f.elementwise) for f in flow)
+        weak = [layer for layer in flow if layer.caveat and (layer.is_linear or not strong)]
+        if weak:
+            caveats = dict.fromkeys(layer.caveat for layer in weak)
             warnings.warn(
                 f"{'; '.join(caveats)}, so that it serves badly here; type "
                 'flow="affine_coupling*6" or, for a normal guide, flow="diag"',

@@ -48,6 +48,7 @@ class Whiten(Flow):
         dim: The dimension :math:`D`.
     """
 
+    is_linear = True
     shift: Tensor | None
     scale: Tensor | None
 

@@ -802,7 +802,10 @@ def test_a_flow_that_serves_badly_in_many_dimensions_is_told(flow, dim, sentence
         AutoFlowGuide(model, flow).setup()
 
 
-@pytest.mark.parametrize(("flow", "dim"), [("planar*8", 20), ("planar*64", 200), ("tril", 500)])
+FITTING = [("planar*8", 20), ("planar*64", 200), ("tril", 500), ("nice*2 + planar*2", 200)]
+
+
+@pytest.mark.parametrize(("flow", "dim"), FITTING)
 def test_and_one_that_does_not_is_not(flow, dim):
     def model():
         pyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1))

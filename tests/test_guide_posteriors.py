@@ -20,6 +20,9 @@ from torch.distributions import biject_to
 
 from pyro_nf import AutoFlowGuide
 
+# Planar flows in the 52 dimensions of every kind of site: densities are tested, not their fit.
+pytestmark = pytest.mark.filterwarnings("ignore:.*so that it serves badly here")
+
 
 def train(model, guide, *args, steps, lr=0.05, particles=16, nesting=1):
     """Adam, its learning rate falling by a factor of a thousand."""

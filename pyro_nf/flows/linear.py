@@ -34,6 +34,8 @@ class Diag(Flow):
 
     elementwise = True
 
+    is_linear = True
+
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim, context_dim)
         self.params = Params(context_dim, loc=torch.zeros(dim), log_scale=torch.zeros(dim))
@@ -75,6 +77,8 @@ class Tril(Flow):
         >>> Tril(3).forward_and_log_det(torch.zeros(5, 3))[1].shape
         torch.Size([5])
     """
+
+    is_linear = True
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim, context_dim)
@@ -138,6 +142,8 @@ class Permute(Flow):
         [0.0, 1.0, 2.0]
     """
 
+    is_linear = True
+
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim)
         self.register_buffer("order", torch.randperm(dim))
@@ -183,6 +189,8 @@ class Householder(Flow):
         >>> torch.allclose(Householder(3)(x).norm(dim=-1), x.norm(dim=-1))
         True
     """
+
+    is_linear = True
 
     def __init__(self, dim: int, context_dim: int = 0, pairs: int = 1) -> None:
         super().__init__(dim, context_dim)
