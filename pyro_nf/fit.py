@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
-from pyro.infer.autoguide.guides import AutoContinuous, AutoGuide, AutoGuideList
+from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -16,14 +16,13 @@ from pyro_nf.annealing import Anneal
 from pyro_nf.batches import Batches, refuse_local_latents
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide
-from pyro_nf.identity import Gradient, OwnGuide
+from pyro_nf.identity import Gradient, name_apart
 from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
 from pyro_nf.registry import FlowSpec
 from pyro_nf.run import FitError, Run
 from pyro_nf.step import Step
-from pyro_nf.store import unique_name
 from pyro_nf.target import Target, plate_nesting, takes_particles
 
 __all__ = ["FitError", "fit"]
@@ -146,7 +145,7 @@ def fit(
         if checkpoint is not None and os.path.exists(checkpoint):
             saved = read(checkpoint, "checkpoint")
         new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
-        _name_apart(guide)
+        name_apart(guide)
         target = None
         if elbo is None and isinstance(guide, AutoContinuous):
             guide(*args, **kwargs)  # set up
@@ -180,16 +179,6 @@ def fit(
     posterior = Posterior(model, guide, *args, **kwargs)
     posterior.losses, posterior.message = run.history(), run.message
     return posterior
-
-
-def _name_apart(guide: Callable[..., Any]) -> None:
-    """Give an autoguide of Pyro's, if it is new, a name of its own in Pyro's parameter store.
-
-    Pyro names them by their class, so that a second one trains the parameters of the first.
-    """
-    new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
-    if new and not isinstance(guide, OwnGuide | AutoGuideList):
-        vars(guide)["_pyro_name"] = unique_name(type(guide).__name__)
 
 
 def default_flow(dim: int) -> str:

@@ -169,9 +169,10 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         """
         self.setup(*args, **kwargs)
         try:
-            self.whiten(Target(self, args, kwargs))
+            target = Target(self, args, kwargs)
         except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail at the start
             return self
+        self.whiten(target)
         return self
 
     def whiten(self, target: Target) -> None:

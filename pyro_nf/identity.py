@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, Literal
 
-from pyro.infer.autoguide.guides import AutoGuide
+from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
 
 from pyro_nf.flow import Chain, Flow
 from pyro_nf.registry import FlowSpec, flow_label
 from pyro_nf.store import unique_name
 
-__all__ = ["Gradient", "OwnGuide", "stack_label"]
+__all__ = ["Gradient", "OwnGuide", "name_apart", "stack_label"]
 
 Gradient = Literal["path", "total"]
 
@@ -133,3 +133,13 @@ def stack_label(flows: Iterable[Flow]) -> str:
     """The formula of flows one after the other."""
     runs = [(label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))]
     return " + ".join(label if count == 1 else f"{label}*{count}" for label, count in runs)
+
+
+def name_apart(guide: Callable[..., Any]) -> None:
+    """Give an autoguide of Pyro's, if it is new, a name of its own in Pyro's parameter store.
+
+    Pyro names them by their class, so that a second one trains the parameters of the first.
+    """
+    new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if new and not isinstance(guide, OwnGuide | AutoGuideList):
+        vars(guide)["_pyro_name"] = unique_name(type(guide).__name__)
