@@ -39,7 +39,7 @@ POSTERIORS = {
     "nice-20": ("additive_coupling*20", 32, 87.9),
     "nice-40": ("additive_coupling*40", 32, 87.3),
     "nice-80": ("additive_coupling*80", 32, 87.2),
-    "iaf": ("iaf*4", None, None),
+    "iaf": ("iaf(hidden=(64, 64))*4", None, None),
     "sylvester": ("sylvester*4", None, None),
 }
 

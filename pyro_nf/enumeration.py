@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from string import ascii_letters
 
-import torch
 from pyro import poutine
 from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
@@ -21,9 +20,10 @@ class Contraction:
 
     Arguments:
         trace: A run of the model under ``poutine.enum``.
+        rows: A plate of which each row keeps a density of its own.
     """
 
-    def __init__(self, trace: poutine.Trace) -> None:
+    def __init__(self, trace: poutine.Trace, rows: str | None = None) -> None:
         packed = self.factors(trace)
         symbols = trace.plate_to_symbol
         # Pyro keeps the letters of a packed tensor's dimensions on the tensor.
@@ -38,6 +38,9 @@ class Contraction:
             for name in packed
         }
         self._summed = set(trace.symbol_to_dim) - set(symbols.values())
+        self._kept = self._draw
+        if rows is not None and any(symbols[rows] in dims for dims in self._dims.values()):
+            self._kept += symbols[rows]  # which Pyro drops where there is but one row
 
     @staticmethod
     def factors(trace: poutine.Trace) -> Values:
@@ -51,14 +54,19 @@ class Contraction:
         }
 
     def __call__(self, factors: Values) -> Tensor:
-        """The log densities of n draws from their factors, in double precision."""
+        """The log densities of n draws from their factors, in double precision.
+
+        Of shape ``(n,)``, or ``(n, rows)`` where a plate of several rows is kept.
+        """
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for name, value in factors.items():
             term = value.double()
             term._pyro_dims = self._draw + self._dims[name]  # type: ignore[attr-defined]
             tree.setdefault(self._ordinals[name], []).append(term)
         total: Tensor = contract_to_tensor(
-            tree, self._summed, target_ordinal=frozenset(self._draw), cache={}
+            tree, self._summed, target_ordinal=frozenset(self._kept), cache={}
         )
-        count = len(next(iter(factors.values())))
-        return total if total.dim() else torch.stack([total] * count)
+        if not total.dim():
+            return total.expand(len(next(iter(factors.values()))))
+        order = [total._pyro_dims.index(letter) for letter in self._kept]  # type: ignore[attr-defined]
+        return total.permute(order)

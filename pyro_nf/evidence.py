@@ -1,7 +1,7 @@
 """The log evidence of rows, held out or not, by importance sampling from their posteriors."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pyro_nf.amortized import AmortizedFlowGuide
-from pyro_nf.joint import Joint, chunk_size, pointwise
+from pyro_nf.enumeration import Contraction
+from pyro_nf.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
-from pyro_nf.runs import Given, Result, Runs, Values
+from pyro_nf.runs import Result, Runs, Values
 
 __all__ = ["log_evidence"]
 
@@ -47,20 +48,38 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
     rows = len(tensors[0])
     chunk = _cut(data, rows, 0, FEW)
 
+    contraction = None
+
     def one(_: Values) -> Result:
-        guide, model = _traces(joint, *chunk)
-        weights = _of_rows(model, plate) - _of_rows(guide, plate)
-        return torch.zeros((), dtype=torch.float64), {"weights": weights}
+        guide, model = _traces(joint, plate, *chunk)
+        found = {"guide": _of_rows(guide, plate)}
+        if joint.enumerated:
+            found |= {f"site/{n}": part for n, part in Contraction.factors(model).items()}
+        else:
+            found["model"] = _of_rows(model, plate)
+        return torch.zeros((), dtype=torch.float64), found
+
+    def finish(result: Result) -> Result:
+        number, found = result
+        guide = found["guide"]
+        if contraction is None:
+            return number, {"weights": found["model"] - guide}
+        sites = {n.removeprefix("site/"): part for n, part in found.items() if n != "guide"}
+        return number, {"weights": contraction(sites).reshape(guide.shape) - guide}
 
     found = []
     with joint.scope(), torch.no_grad():
         with kept_random_state():
-            traces = _traces(joint, *chunk)
-            _check_rows(one({})[1]["weights"], min(FEW, rows), plate)
+            traces = _traces(joint, plate, *chunk)
+            _check_rows(_of_rows(traces[0], plate), min(FEW, rows), plate)
         cells = min(FEW, rows) * chunk_size(_values(traces))
-        runs, step = Runs(one, min(n, cells), random=True), max(1, cells // n)
+        runs = Runs(one, min(n, cells), random=True, finish=finish)
+        step = max(1, cells // n)
         for start in range(0, rows, step):
             chunk = _cut(data, rows, start, start + step)
+            if joint.enumerated:
+                with kept_random_state():
+                    contraction = Contraction(_traces(joint, plate, *chunk)[1], plate)
             found.append(runs(n)[1]["weights"].logsumexp(0) - math.log(n))
     return torch.cat(found)
 
@@ -76,10 +95,12 @@ def _plate(joint: Joint) -> str:
             f"AmortizedFlowGuide; this guide has {names or 'none'}; diagnose() estimates the "
             "evidence of all data together"
         )
-    if joint.enumerated:
+    outside = [name for name in joint.enumerated if names[0] not in joint.dims[name]]
+    if outside:
         raise ValueError(
-            f"log_evidence cannot sum out {', '.join(map(repr, sorted(joint.enumerated)))} row by "
-            "row; give these sites values, or sum them out within the model"
+            f"log_evidence cannot sum out {', '.join(map(repr, sorted(outside)))}, of which all "
+            "rows have the same, row by row; give it a value, or move it into the plate "
+            f"{names[0]!r}"
         )
     return names[0]
 
@@ -90,14 +111,22 @@ def _cut(data: Any, rows: int, start: int, stop: int) -> Any:
     )
 
 
-def _traces(joint: Joint, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
+def _traces(
+    joint: Joint, plate: str, args: Any, kwargs: Any
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """A run of the guide, and one of the model with its draw; the sites in the plate alone,
+    since those outside are given, and without the scale of a subsample."""
     guide = joint.trace_guide(joint.guide, args, kwargs)
     values = {name: guide.nodes[name]["value"] for name in joint.latents}
-    run: Callable[..., Any] = Given(values)(joint.model)
-    model = poutine.trace(run).get_trace(*args, **kwargs)
-    for trace in (guide, model):
+    traces = prune_subsample_sites(guide), joint.trace_model(values, args, kwargs)
+    for trace in traces:
+        for name, node in list(trace.nodes.items()):
+            if node["type"] == "sample":
+                if all(frame.name != plate for frame in node["cond_indep_stack"]):
+                    trace.remove_node(name)
+                node["scale"] = 1.0
         trace.compute_log_prob()
-    return prune_subsample_sites(guide), prune_subsample_sites(model)
+    return traces
 
 
 def _values(traces: Sequence[poutine.Trace]) -> list[Tensor]:
@@ -106,15 +135,13 @@ def _values(traces: Sequence[poutine.Trace]) -> list[Tensor]:
 
 
 def _of_rows(trace: poutine.Trace, plate: str) -> Tensor:
-    """The log density of each row, of the sites in the plate; those outside are given."""
+    """The log density of each row."""
     total: Any = 0.0
     for node in trace.nodes.values():
         if node["type"] == "sample":
-            for frame in node["cond_indep_stack"]:
-                if frame.name == plate:
-                    term = pointwise(node).double()
-                    term = term.movedim(frame.dim, 0).reshape(frame.size, -1).sum(-1)
-                    total = total + term
+            (frame,) = (frame for frame in node["cond_indep_stack"] if frame.name == plate)
+            term = node["log_prob"].double().movedim(frame.dim, 0)
+            total = total + term.reshape(frame.size, -1).sum(-1)
     return total
 
 

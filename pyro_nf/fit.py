@@ -36,7 +36,7 @@ SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each c
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 2
+VERSION = 3
 
 Compile = Literal["auto", "quick", "full", False]
 

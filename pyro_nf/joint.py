@@ -162,15 +162,27 @@ class Joint:
         values = {name: trace.nodes[name]["value"] for name in self.latents if name in trace.nodes}
         return log_prob_sum(trace), values
 
-    def score(self, values: Values) -> Result:
-        """The log density of a draw with the data."""
-        model = Given(values, self.enumerated)(self.model)
+    def trace_model(
+        self, values: Values, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> poutine.Trace:
+        """A run of the model with a draw of the guide, of the sites whose densities count."""
+        model = self.model
         if self.enumerated:
+            model = poutine.infer_config(model, self._way)
             model = poutine.enum(model, first_available_dim=-1 - self.nesting)
-        trace = poutine.trace(model).get_trace(*self.args, **self.kwargs)
-        trace = prune_subsample_sites(trace)
+        # Outermost: poutine.enum must see sites of which the dimensions follow from others'.
+        model = Given(values, enumerated=bool(self.enumerated))(model)
+        trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
         for name in self.from_prior:  # the draw and its density cancel
             trace.remove_node(name)
+        return trace
+
+    def _way(self, site: Mapping[str, Any]) -> dict[str, str]:
+        return {"enumerate": "parallel"} if site["name"] in self.enumerated else {}
+
+    def score(self, values: Values) -> Result:
+        """The log density of a draw with the data."""
+        trace = self.trace_model(values, self.args, self.kwargs)
         if not self.enumerated:
             return log_prob_sum(trace), {}
         if self._contraction is None:

@@ -14,9 +14,12 @@ SMALL = 0.01  # spread of parameters that must break a symmetry without moving t
 
 
 class Params(nn.Module):
-    r"""Named tensors of a flow: free, or affine functions of a context :math:`c`.
+    r"""Named tensors of a flow: free, or affine functions of a context :math:`c` of F numbers.
 
-    .. math:: \theta(c) = \theta_0 + W c
+    .. math:: \theta(c) = \theta_0 + \gamma W c, \qquad \gamma = F^{-1/2}
+
+    Adam moves all of W by one size of step. Without :math:`\gamma` hundreds of features would add
+    these up to a jump of :math:`\theta`, at which planes turn over.
 
     All tensors are cut from one vector :math:`\theta`, so that an optimizer and Pyro's
     parameter store meet one tensor a layer instead of one a name.
@@ -24,6 +27,9 @@ class Params(nn.Module):
     Arguments:
         context_dim: The size of the context; 0 for free parameters.
         initial: For each name an initial tensor, or a shape to fill with small normal noise.
+
+    Attributes:
+        pace: The factor :math:`\gamma`, which a layer may change.
 
     Example:
         >>> params = Params(0, v=(3,), b=())
@@ -48,6 +54,7 @@ class Params(nn.Module):
         if context_dim:
             # Zero is no saddle here: the gradient of W is that of theta times the context.
             self.weight = nn.Parameter(torch.zeros(sum(self.sizes), context_dim))
+        self.pace = max(context_dim, 1) ** -0.5
 
     def forward(self, context: Tensor | None = None) -> tuple[Tensor, ...]:
         """The tensors in the order of their declaration, of shape ``(*, *shape)``.
@@ -56,7 +63,9 @@ class Params(nn.Module):
             context: The context, with shape ``(*, context_dim)``; None for free parameters.
         """
         check_context(context, self.context_dim)
-        theta = self.theta if context is None else linear(context, self.weight, self.theta)
+        theta: Tensor = self.theta
+        if context is not None:
+            theta = linear(self.pace * context, self.weight, theta)
         parts = theta.split(self.sizes, -1)
         batch = theta.shape[:-1]
         return tuple(

@@ -224,6 +224,8 @@ class Posterior:
     def log_evidence(self, *args: Any, n: int = 1000, **kwargs: Any) -> Tensor:
         """The log evidence of each row, such as held-out ones, for an amortized guide.
 
+        A discrete latent site of the rows that the guide lacks, a class label, is summed out.
+
         Arguments:
             args: What the model takes; tensors as long as the first are cut into as many rows as
                 there is memory for.

@@ -163,7 +163,7 @@ class Given(Messenger):
 
     Arguments:
         values: The values by site.
-        enumerate: The sites to be enumerated, under an outer ``poutine.enum``.
+        enumerated: Whether the shapes may begin with dimensions of enumerated sites.
         unobserve: Whether observed sites are sampled. Deterministic sites and factors are
             observed, too, to Pyro; sampled inside a plate they would gain a dimension.
 
@@ -174,11 +174,11 @@ class Given(Messenger):
     def __init__(
         self,
         values: Mapping[str, Tensor],
-        enumerate: frozenset[str] = frozenset(),
+        enumerated: bool = False,
         unobserve: bool = False,
     ) -> None:
         super().__init__()
-        self.values, self.enumerate, self.unobserve = values, enumerate, unobserve
+        self.values, self.enumerated, self.unobserve = values, enumerated, unobserve
         self.misfits: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -190,9 +190,11 @@ class Given(Messenger):
             return
         value = self.values.get(msg["name"])
         if value is None:
-            if msg["name"] in self.enumerate:
-                msg["infer"]["enumerate"] = "parallel"
-        elif value.shape != msg["fn"].shape():
+            return
+        shape = msg["fn"].shape()
+        if self.enumerated:
+            shape = shape[max(0, len(shape) - value.dim()) :]
+        if value.shape != shape:
             self.misfits.add(msg["name"])
         else:
             msg["value"], msg["done"] = value, True

@@ -173,3 +173,72 @@ def test_log_weights_and_diagnosis():
     made = posterior(vae, X[:2])
     assert made.log_weights(50).shape == (50,)
     assert made.diagnose(500).verdict != "poor"
+
+
+def labelled(x, label=None):
+    """Two classes, whose latents differ in their mean."""
+    with pyro.plate("data", 2 * len(x), len(x)):
+        label = pyro.sample("label", dist.Bernoulli(0.3), obs=label)
+        z = pyro.sample("z", dist.Normal(4 * label, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+
+@pytest.mark.parametrize("memory", [2**27, 2**15])
+def test_a_class_label_is_summed_out_row_by_row(memory, monkeypatch):
+    guide = AmortizedFlowGuide(
+        poutine.block(labelled, hide=["label"]), Rows(), "diag", init_scale=2.0
+    )
+    guide(X)
+    made = Posterior(labelled, guide, X)
+    monkeypatch.setattr(pyro_nf.joint, "MEMORY", memory)
+    rows = X[:7]
+    parts = [dist.Normal(mean, math.sqrt(2)).log_prob(rows[:, 0]) for mean in (0.0, 4.0)]
+    shares = torch.tensor([0.7, 0.3]).log()
+    wanted = torch.logaddexp(parts[0] + shares[0], parts[1] + shares[1]).double()
+    found = made.log_evidence(rows, n=4000)
+    assert torch.allclose(found, wanted, atol=0.3)
+    one = made.log_evidence(rows[:1], n=4000)
+    assert torch.allclose(one, wanted[:1], atol=0.3)
+    known = made.log_evidence(rows, torch.ones(7), n=4000)
+    assert torch.allclose(known, (parts[1] + shares[1]).double(), atol=0.3)
+
+
+def test_a_label_for_all_rows_is_not_for_each_of_them():
+    def shared(x):
+        label = pyro.sample("label", dist.Bernoulli(0.3))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(4 * label, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    guide = AmortizedFlowGuide(poutine.block(shared, hide=["label"]), Rows(), "diag")
+    guide(X)
+    with pytest.raises(ValueError, match="'label', of which all rows have the same"):
+        Posterior(shared, guide, X).log_evidence(X)
+
+
+def test_a_latent_from_its_prior_does_not_weigh():
+    def noisy(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(3.0, 1.0))
+            pyro.sample("idle", dist.Normal(0.0, 0.1))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    guide = AmortizedFlowGuide(poutine.block(noisy, hide=["idle"]), Rows(), "diag", init_scale=1.0)
+    guide(X)
+    found = Posterior(noisy, guide, X).log_evidence(X, n=2000)
+    assert torch.allclose(found, exact(), atol=0.5)
+
+
+def test_a_latent_below_a_label_that_is_summed_out_keeps_its_value():
+    def mixture():
+        label = pyro.sample("label", dist.Bernoulli(0.3))
+        z = pyro.sample("z", dist.Normal(4 * label, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.5))
+
+    guide = AutoFlowGuide(poutine.block(mixture, hide=["label"]), "diag", init_scale=2.0)
+    guide()
+    parts = [dist.Normal(mean, math.sqrt(2)).log_prob(torch.tensor(2.5)) for mean in (0.0, 4.0)]
+    wanted = torch.logaddexp(parts[0] + math.log(0.7), parts[1] + math.log(0.3))
+    log_weights = Posterior(mixture, guide).log_weights(10_000)
+    found = log_weights.logsumexp(0) - math.log(10_000)
+    assert abs(float(found - wanted)) < 0.1

@@ -39,6 +39,7 @@ class Diag(Flow):
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__(dim, context_dim)
         self.params = Params(context_dim, loc=torch.zeros(dim), log_scale=torch.zeros(dim))
+        self.params.pace = 1.0  # where a posterior lies follows its features without delay
 
     def forward_and_log_det(
         self, x: Tensor, context: Tensor | None = None
