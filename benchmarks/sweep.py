@@ -22,6 +22,8 @@ RECIPES = [
     {"flow": "planar*16"},
     {"flow": "affine_coupling*2 + tril + tails"},
     {"flow": "affine_coupling*12 + tril + tails"},
+    {"flow": "affine_coupling(hidden=(32,))*6 + tril + tails"},
+    {"flow": "(affine_coupling*2 + permute)*3 + tril + tails"},
     {"flow": "affine_coupling*6"},
     {"flow": "spline_coupling*4 + tril + tails"},
     {"flow": "iaf*2 + tril + tails"},

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal
 
@@ -130,9 +130,27 @@ class OwnGuide(AutoGuide):
 
 
 def stack_label(flows: Iterable[Flow]) -> str:
-    """The formula of flows one after the other."""
+    """The formula of flows one after the other, with what repeats itself in brackets."""
     runs = [(label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))]
-    return " + ".join(label if count == 1 else f"{label}*{count}" for label, count in runs)
+    rest = [label if count == 1 else f"{label}*{count}" for label, count in runs]
+    found = []
+    while rest:
+        size, times = _repeated(rest)
+        group = " + ".join(rest[:size])
+        found.append(group if times == 1 else f"({group})*{times}")
+        rest = rest[size * times :]
+    return " + ".join(found)
+
+
+def _repeated(labels: Sequence[str]) -> tuple[int, int]:
+    """How many labels at the start are repeated at once, and how often they come."""
+    for size in range(2, len(labels) // 2 + 1):
+        times = 1
+        while labels[times * size : (times + 1) * size] == labels[:size]:
+            times += 1
+        if times > 1:
+            return size, times
+    return 1, 1
 
 
 def name_apart(guide: Callable[..., Any]) -> None:

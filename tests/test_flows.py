@@ -747,3 +747,13 @@ class OneWay(Flow):
 def test_errors(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.parametrize(("formula", "share"), [("planar*3", 0.1), ("diag", 1.0)])
+def test_how_far_many_features_move_a_flow_at_once(formula, share):
+    flow = make_flow(formula, 4, context_dim=100).double()
+    params = flow.params
+    with torch.no_grad():
+        params.weight.fill_(1e-3)  # as after a step of Adam's
+    moved = torch.cat([part.reshape(-1) for part in params(torch.ones(100, dtype=DOUBLE))])
+    assert torch.allclose(moved - params.theta, torch.tensor(share * 0.1, dtype=DOUBLE))

@@ -488,6 +488,12 @@ def test_repr():
     assert "Planar" in repr(guide.flow)
 
 
+def test_what_repeats_itself_is_in_brackets():
+    guide = AutoFlowGuide(model, "(planar*2 + permute)*3 + radial + tril + radial").setup(DATA)
+    name = "(planar*2 + permute)*3 + radial + tril + radial + diag"
+    assert repr(guide).startswith(f"AutoFlowGuide({name}, D=2")
+
+
 def test_names():
     one, two = AutoFlowGuide(model), AutoFlowGuide(model)
     named = AutoFlowGuide(model, name="posterior")
