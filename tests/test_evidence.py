@@ -196,11 +196,11 @@ def test_a_class_label_is_summed_out_row_by_row(memory, monkeypatch):
     shares = torch.tensor([0.7, 0.3]).log()
     wanted = torch.logaddexp(parts[0] + shares[0], parts[1] + shares[1]).double()
     found = made.log_evidence(rows, n=4000)
-    assert torch.allclose(found, wanted, atol=0.3)
+    assert torch.allclose(found, wanted, atol=0.15)
     one = made.log_evidence(rows[:1], n=4000)
-    assert torch.allclose(one, wanted[:1], atol=0.3)
+    assert torch.allclose(one, wanted[:1], atol=0.15)
     known = made.log_evidence(rows, torch.ones(7), n=4000)
-    assert torch.allclose(known, (parts[1] + shares[1]).double(), atol=0.3)
+    assert torch.allclose(known, (parts[1] + shares[1]).double(), atol=0.15)
 
 
 def test_a_label_for_all_rows_is_not_for_each_of_them():
@@ -223,10 +223,11 @@ def test_a_latent_from_its_prior_does_not_weigh():
             pyro.sample("idle", dist.Normal(0.0, 0.1))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
 
-    guide = AmortizedFlowGuide(poutine.block(noisy, hide=["idle"]), Rows(), "diag", init_scale=1.0)
+    # Wide, so that no row's posterior is in the tail of its proposal.
+    guide = AmortizedFlowGuide(poutine.block(noisy, hide=["idle"]), Rows(), "diag", init_scale=2.0)
     guide(X)
     found = Posterior(noisy, guide, X).log_evidence(X, n=2000)
-    assert torch.allclose(found, exact(), atol=0.5)
+    assert torch.allclose(found, exact(), atol=0.15)
 
 
 def test_a_latent_below_a_label_that_is_summed_out_keeps_its_value():
