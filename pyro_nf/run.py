@@ -199,7 +199,7 @@ class Run:
         self.retries += 1
         self.lr *= SHRINK
         self._set(self.best)
-        self.step.reset()
+        self.step.adam.reset()
         self.sum, self.summed = torch.zeros_like(self.first), 0
 
     def _look(self) -> None:
@@ -231,7 +231,7 @@ class Run:
             pool.draws = None
             return
         self.length = max(len(self.losses), LONG)
-        self.step.reset()  # gradients are of another size now
+        self.step.adam.reset()  # gradients are of another size now
         if not pool.several:
             self.lr *= CALM
         self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
@@ -332,7 +332,7 @@ class Run:
         self._saved = time.monotonic()
         content = {name: getattr(self, name) for name in _KEPT}
         content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
-        content |= {"adam": self.step.state(), "random": torch.get_rng_state()}
+        content |= {"adam": self.step.adam.state(), "random": torch.get_rng_state()}
         content["pool"] = (
             None if self.pool is None else (self.pool.draws, self.pool.slopes, self.pool.modes)
         )
@@ -364,7 +364,7 @@ class Run:
             if self.pool.draws is not None:
                 self.step.aim(self.pool.objective)
         self._set(content["parameters"])
-        self.step.reset(content["adam"])
+        self.step.adam.reset(content["adam"])
         torch.set_rng_state(content["random"])
 
 

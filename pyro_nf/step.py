@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_nf import engines
+from pyro_nf.adam import Adam
 from pyro_nf.annealing import Anneal, annealed
 from pyro_nf.estimate import NothingLeavesTheGraph, estimate
 from pyro_nf.randomness import kept_random_state
@@ -23,9 +24,6 @@ __all__ = ["Step", "Tier"]
 Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 Tier = Literal["eager", "quick", "full"]
 
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-CLIP = 5.0  # the longest gradient, in root mean squares of those before
 SEED = 20_151_123  # of the comparison alone, whose random state is then forgotten
 TRIES = 10  # comparisons of a traced with an eager step, until one is finite
 
@@ -49,6 +47,7 @@ class Step:
         anneal: What the weight weights, see :func:`~pyro_nf.annealing.annealed`.
 
     Attributes:
+        adam: What moves the parameters.
         weight: The weight of annealing, one at first.
         fastest: The tier for data of the shapes that the step was compiled for.
         names: The names of the parameters in Pyro's parameter store.
@@ -75,20 +74,14 @@ class Step:
         self.names, self.leaves = list(found), list(found.values())
         if not found:
             raise ValueError("neither the model nor the guide has a parameter to train")
-        like = self.leaves[0]
-        dtype = torch.result_type(torch.zeros((), dtype=torch.float32), like)
-        count = sum(leaf.numel() for leaf in self.leaves)
-        self.mean = torch.zeros(count, dtype=dtype, device=like.device)
-        self.square = torch.zeros_like(self.mean)
-        self.count = torch.zeros((), dtype=dtype, device=like.device)
-        self.lr = torch.zeros_like(self.count)
+        self.adam = Adam(self.leaves)
         self.nodes = 0
         self.objective: Callable[[Callable[[], Estimate]], Estimate] = lambda elbo: elbo()
         self._graph: torch.fx.GraphModule | None = None
         self._engine: engines.Engine | None = None
-        self.weight = torch.ones_like(self.count)
+        self.weight = torch.ones_like(self.adam.count)
         self.model, self.guide = annealed(model, guide, anneal, self.weight)
-        state = [self.mean, self.square, self.count, self.lr, self.weight]
+        state = [*self.adam.tensors(), self.adam.lr, self.weight]
         # Those of the parameters share their memory.
         self._bound = [leaf.detach() for leaf in self.leaves] + state
         self._inputs = self._bound + self._tensors()
@@ -129,7 +122,9 @@ class Step:
 
     def parameters(self) -> Tensor:
         """A copy of all parameters, with shape ``(P,)``."""
-        return torch.cat([leaf.detach().reshape(-1).to(self.mean.dtype) for leaf in self.leaves])
+        return torch.cat(
+            [leaf.detach().reshape(-1).to(self.adam.mean.dtype) for leaf in self.leaves]
+        )
 
     @torch.no_grad()
     def set_parameters(self, values: Tensor) -> None:
@@ -137,17 +132,6 @@ class Step:
         parts = values.split([leaf.numel() for leaf in self.leaves])
         for leaf, part in zip(self.leaves, parts, strict=True):
             leaf.copy_(part.reshape(leaf.shape))
-
-    def state(self) -> list[Tensor]:
-        """A copy of the state of Adam."""
-        return [self.mean.clone(), self.square.clone(), self.count.clone()]
-
-    def reset(self, state: Sequence[Tensor] | None = None) -> None:
-        """Set the state of Adam, or forget it."""
-        for tensor, value in zip(
-            (self.mean, self.square, self.count), state or [torch.zeros(())] * 3, strict=True
-        ):
-            tensor.copy_(value.expand_as(tensor))
 
     def aim(self, objective: Callable[[Callable[[], Estimate]], Estimate]) -> bool:
         """Use another objective from the next step on, unless that would end a compiled tier.
@@ -176,9 +160,9 @@ class Step:
         Returns:
             The loss before the step, a scalar; NaN where nothing was changed.
         """
-        self.lr.fill_(lr)
+        self.adam.lr.fill_(lr)
         if self._engine is None or not self._fits:
-            return self.update(*self.gradient())
+            return self.adam.update(*self.gradient())
         return self._engine(self._inputs)
 
     def feed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
@@ -213,37 +197,7 @@ class Step:
             torch.zeros_like(leaf) if part is None else part
             for leaf, part in zip(self.leaves, found, strict=True)
         ]
-        return loss, torch.cat([part.reshape(-1).to(self.mean.dtype) for part in parts])
-
-    @torch.no_grad()
-    def update(self, loss: Tensor, gradient: Tensor) -> Tensor:
-        """Adam's update in place, and the loss; nothing and NaN where something is not finite.
-
-        The memory of the gradient is used up.
-        """
-        size = torch.linalg.vector_norm(gradient)
-        fine = (torch.isfinite(loss) & torch.isfinite(size)).to(self.mean.dtype)
-        count = self.count + 1
-        rate = fine * self.lr / (1 - BETAS[0] ** count)
-        root = (1 - BETAS[1] ** count).rsqrt()
-        # In place: with millions of parameters, memory that is asked for anew costs ten passes.
-        gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(self._share(size))
-        self.mean.lerp_(gradient, fine * (1 - BETAS[0]))
-        self.square.lerp_(gradient.mul_(gradient), fine * (1 - BETAS[1]))
-        change = gradient.copy_(self.square).sqrt_().mul_(root).add_(EPSILON).reciprocal_()
-        change.mul_(self.mean).mul_(rate)
-        for leaf, part in zip(
-            self.leaves, change.split([leaf.numel() for leaf in self.leaves]), strict=True
-        ):
-            leaf.sub_(part.reshape(leaf.shape).to(leaf.dtype))
-        self.count.add_(fine)
-        return torch.where(fine > 0, loss, torch.nan).detach()
-
-    def _share(self, size: Tensor) -> Tensor:
-        """How much of a gradient of some length is kept: one wild draw is one draw."""
-        usual = self.square.sum() / (1 - BETAS[1] ** self.count)  # NaN before the first step
-        share = CLIP * usual.sqrt() / size
-        return torch.where(share < 1, share, 1.0)
+        return loss, torch.cat([part.reshape(-1).to(self.adam.mean.dtype) for part in parts])
 
     # ---------------------------------------------------------------- compiling
 
@@ -278,7 +232,7 @@ class Step:
         """
 
         def step(*inputs: Tensor) -> Tensor:
-            return self.update(*self.gradient())
+            return self.adam.update(*self.gradient())
 
         inputs = [*self.leaves, *self._bound[len(self.leaves) :], *self._tensors()]
         with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
@@ -303,8 +257,7 @@ class Step:
                 continue
             if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
                 continue
-            kept = gradient * self._share(torch.linalg.vector_norm(gradient))
-            expected = self.mean + (1 - BETAS[0]) * (kept - self.mean)
+            expected = self.adam.mean_after(gradient)
             pyro.set_rng_seed(SEED + attempt)
             inputs = [tensor.clone() for tensor in self._inputs]
             traced = engine(inputs)
@@ -324,7 +277,7 @@ class Step:
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """Leave parameters, state and random state as they were before."""
-        tensors = [*self.leaves, self.mean, self.square, self.count]
+        tensors = [*self.leaves, *self.adam.tensors()]
         before = [tensor.detach().clone() for tensor in tensors]
         try:
             with kept_random_state():

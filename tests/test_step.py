@@ -121,8 +121,8 @@ def test_adam_is_torchs_adam():
     for _ in range(5):
         loss, gradient = ours.gradient()
         gradients.append(gradient.clone())  # its memory is used up by the update
-        ours.lr.fill_(0.05)
-        ours.update(loss, gradient)
+        ours.adam.lr.fill_(0.05)
+        ours.adam.update(loss, gradient)
     parameter = nn.Parameter(start.clone())
     adam = torch.optim.Adam([parameter], lr=0.05)
     for gradient in gradients:
@@ -140,11 +140,11 @@ def test_a_step_that_is_not_finite_changes_nothing():
     step = Step(Trace_ELBO(), model, AutoNormal(model), (x,))
     assert step.compile("quick"), step.reason
     step(1e-2)
-    before, state = step.parameters(), step.state()
+    before, state = step.parameters(), step.adam.state()
     x.fill_(torch.nan)
     assert bool(step(1e-2).isnan())
     assert torch.equal(step.parameters(), before)
-    assert all(map(torch.equal, step.state(), state))
+    assert all(map(torch.equal, step.adam.state(), state))
 
 
 def test_data_are_inputs_of_the_traced_step():
