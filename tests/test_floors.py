@@ -14,8 +14,8 @@ ROOT = Path(pyro_nf.__file__).parent
 # From the lowest floor up, as in CONTRIBUTING.md. A file imports only from lower floors, never
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
-    "annealing batching blame datafile diagnosis estimate examples files finals nets randomness "
-    "record root rows sites stationarity store summary summits target triangular",
+    "adam annealing batching blame datafile diagnosis estimate examples files finals nets "
+    "randomness record root rows sites stationarity store summary summits target triangular",
     "batches canvas engines flow runs",
     "adapt chains contract coupling distribution enumeration explore features plots step whiten",
     "joint registry",
