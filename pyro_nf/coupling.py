@@ -12,7 +12,7 @@ from pyro_nf.nets import MLP
 
 __all__ = ["Coupling", "Mix"]
 
-Mix = Literal["permutation", "orthogonal"]
+Mix = Literal["riffle", "permutation", "orthogonal"]
 
 
 class Coupling(Flow):
@@ -22,9 +22,11 @@ class Coupling(Flow):
         (y_1, y_2) = (x_1, g(x_2; \theta(x_1))), \qquad
         \log \det = \sum_i \log g'(x_{2, i}; \theta_i)
 
-    With a mixing Q, a fixed random permutation or orthogonal matrix, the halves are taken of
-    :math:`Q x`, and the result is turned back: :math:`y = Q^\top f(Q x)`. In one dimension all
-    coordinates move, and the numbers are constants. A kind of coupling says what g is.
+    With a mixing Q the halves are taken of :math:`Q x`, and the result is turned back:
+    :math:`y = Q^\top f(Q x)`. It is a fixed random permutation or orthogonal matrix, or a riffle,
+    for which every pair of a stack has as its first half each second coordinate of the pair
+    before: after log2 D pairs any two coordinates have been in different halves. In one dimension
+    all coordinates move, and the numbers are constants. A kind of coupling says what g is.
 
     References:
         NICE: Non-linear Independent Components Estimation (Dinh et al., 2014)
@@ -39,7 +41,8 @@ class Coupling(Flow):
         numbers: How many numbers the map g takes for each coordinate.
         hidden: The sizes of the network's hidden layers.
         flip: Whether the first half moves, not the second.
-        mix: The mixing, ``"permutation"`` or ``"orthogonal"``; None for the plain halves.
+        mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
+            halves.
         after: The coupling before this one in a stack, if any, and if `flip` is not given: the
             other half moves then, of the same mixing, so that two layers move everything.
     """
@@ -62,11 +65,28 @@ class Coupling(Flow):
         seen, moved = (dim - first, first) if self.flip else (first, dim - first)
         self.sizes = [first, dim - first]
         self.net = MLP(seen, moved * numbers, hidden, context_dim)
-        self.mixing: Tensor | None
-        mixing = None if mix is None else mixing_matrix(mix, dim)
-        if mixing is not None and self.flip and after is not None and after.mixing is not None:
-            mixing = after.mixing.clone()
-        self.register_buffer("mixing", mixing)
+        self.mixing: Tensor | None  # an order of the coordinates, or a matrix
+        self.register_buffer("mixing", None if mix is None else self._mixing(mix, after))
+
+    def _mixing(self, mix: str, after: "Coupling | None") -> Tensor | None:
+        """An order, with shape ``(D,)``, or a matrix, ``(D, D)``; None for the plain halves."""
+        before = None if after is None else after.mixing
+        if mix == "riffle":
+            plain = torch.arange(self.dim)
+            order = plain if before is None else before
+            if after is not None and not self.flip:
+                odd = self.dim % 2  # the first half is the smaller one
+                order = torch.cat([order[odd::2], order[1 - odd :: 2].flip(0)])
+            return None if torch.equal(order, plain) else order
+        if mix not in ("permutation", "orthogonal"):
+            raise ValueError(
+                f'mix must be "riffle", "permutation", "orthogonal" or None, got {mix!r}'
+            )
+        if self.flip and before is not None:
+            return before.clone()
+        if mix == "permutation":
+            return torch.randperm(self.dim)
+        return torch.linalg.qr(torch.randn(self.dim, self.dim))[0]
 
     @abstractmethod
     def move(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +134,10 @@ class Coupling(Flow):
         """The half that stays and the half that moves."""
         if context is not None:  # one point may meet many contexts
             x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
-        mixed = x if self.mixing is None else x @ self.mixing.mT
+        mixed = x
+        if self.mixing is not None:
+            order = self.mixing.dim() == 1
+            mixed = x.gather(-1, self.mixing.expand_as(x)) if order else x @ self.mixing.mT
         first, second = mixed.split(self.sizes, -1)
         return (second, first) if self.flip else (first, second)
 
@@ -123,24 +146,21 @@ class Coupling(Flow):
     ) -> tuple[Tensor, Tensor]:
         """The halves as one vector, and the log-determinant."""
         y = torch.cat([moved, still] if self.flip else [still, moved], -1)
-        y = y if self.mixing is None else y @ self.mixing
+        if self.mixing is not None:
+            if self.mixing.dim() == 1:
+                y = torch.zeros_like(y).scatter(-1, self.mixing.expand_as(y), y)
+            else:
+                y = y @ self.mixing
         return y, y.new_zeros(y.shape[:-1]) if log_slope is None else log_slope.sum(-1)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Coupling":
         super()._apply(*args, **kwargs)
-        if self.mixing is not None:  # float32 cast to float64 is orthogonal to 1e-7 only
+        if (
+            self.mixing is not None and self.mixing.dim() == 2
+        ):  # float32 cast to float64 is orthogonal to 1e-7 only
             for _ in range(2):
                 self.mixing = 1.5 * self.mixing - 0.5 * self.mixing @ (self.mixing.mT @ self.mixing)
         return self
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", flip=True" if self.flip else "")
-
-
-def mixing_matrix(mix: str, dim: int) -> Tensor:
-    """A random permutation matrix, or a random orthogonal matrix, of shape (D, D)."""
-    if mix == "permutation":
-        return torch.eye(dim)[torch.randperm(dim)]
-    if mix == "orthogonal":
-        return torch.linalg.qr(torch.randn(dim, dim))[0]
-    raise ValueError(f'mix must be "permutation", "orthogonal" or None, got {mix!r}')

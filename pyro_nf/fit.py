@@ -36,7 +36,7 @@ SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each c
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 3
+VERSION = 4
 
 Compile = Literal["auto", "quick", "full", False]
 
@@ -69,13 +69,12 @@ def fit(
 
     Without `steps`, a guide learns besides from draws of the posterior where its own do not
     suffice. If the loss is stationary but the log weights still vary, short Markov chains run in
-    the flow's coordinates, and while the rate falls the guide is trained where they went, too. If
-    climbs from all around have found several modes before the fit, the guide is trained on draws
-    of these alone.
+    the flow's coordinates, and while the rate falls the guide is trained where they went, too; on
+    the way they go on in the coordinates that it has learned. If climbs from all around have found
+    several modes before the fit, the guide is trained on draws of these alone.
 
-    A step whose loss or gradient is not
-    finite, or in which the model's numerics fail, is skipped. Ctrl-C ends the fit early, and
-    returns what it has reached.
+    A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
+    Ctrl-C ends the fit early, and returns what it has reached.
 
     Arguments:
         model: A Pyro model.

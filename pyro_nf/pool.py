@@ -21,6 +21,7 @@ BATCH = 64  # draws a step
 MANY = 256  # of them where they alone are trained
 MORE = 4  # times as many chains for several modes
 WEIGHT = 4.0  # of the divergence, beside that of the ELBO
+FAR = 10.0  # times the median of their gaps, from which a draw counts for no more
 CHOICE = 4  # draws for each chain, from which its start is chosen
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
@@ -90,11 +91,24 @@ class Pool:
         with torch.no_grad():
             choice = posterior.sample(torch.Size([CHOICE * self.count]))
             log_weights = self.target(choice) - posterior.log_prob(choice)
-        starts = choice[resampled(log_weights, self.count)]
+        self.draws, self.slopes = self._drawn(choice[resampled(log_weights, self.count)])
+
+    def refill(self) -> None:
+        """Let the chains go on, in the flow's coordinates of now.
+
+        The pool is filled in place, since a traced step knows its tensors.
+        """
+        assert self.draws is not None  # filled before
+        assert self.slopes is not None
+        draws, slopes = self._drawn(self.draws[-self.count :])
+        self.draws.copy_(draws)
+        self.slopes.copy_(slopes)
+
+    def _drawn(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws of chains, their last states at the end, and the gradients of log p there."""
         draws = chains(self.target, self.flow, starts)
         scores = traced_scores(self.target, starts)
-        self.slopes = torch.cat([scores(part)[1] for part in draws.split(len(starts))])
-        self.draws = draws
+        return draws, torch.cat([scores(part)[1] for part in draws.split(len(starts))])
 
     def objective(self, elbo: Callable[[], Estimate]) -> Estimate:
         r"""The ELBO's loss, and what has the gradient to follow, by some draws of the pool.
@@ -105,6 +119,9 @@ class Pool:
         .. math:: \log |\det J_f(x)| + s^\top f(x)
 
         at fixed x and fixed score s of q at u. The flow is not differentiated backwards.
+
+        Along paths, one draw where the guide has next to no mass could outweigh all others. In
+        the coordinates of x, where all places are alike, its gap is cut to some times the median.
         """
         assert self.draws is not None  # the callers have filled it
         batch = MANY if self.several else BATCH
@@ -112,14 +129,19 @@ class Pool:
         flow = self.flow
         with torch.no_grad():
             x, _ = flow.inverse_and_log_det(self.draws[chosen])
+        x.requires_grad_(not self.several)
         u, log_det, score = flow.forward_and_score(x, -x)
         loss, surrogate = elbo()
         assert surrogate is not None  # Trace_ELBO has one
         if self.several:
             return loss, (log_det + (score.detach() * u).sum(-1)).mean()
         assert self.slopes is not None  # filled with the draws
-        path = ((score - self.slopes[chosen]).detach() * u).sum(-1).mean()
-        return loss, surrogate + WEIGHT * path
+        gap = score.detach() - self.slopes[chosen]
+        (of_x,) = torch.autograd.grad(u, x, gap, retain_graph=True)
+        size = of_x.norm(dim=-1, keepdim=True)
+        most = FAR * size.median() + torch.finfo(size.dtype).tiny  # for gaps of zero
+        gap = gap * (most / size.clamp_min(most))
+        return loss, surrogate + WEIGHT * (gap * u).sum(-1).mean()
 
     @torch.no_grad()
     def loss(self) -> float:

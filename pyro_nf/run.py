@@ -27,12 +27,13 @@ __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
 PATIENCE = 2_000  # steps at the full rate, at most
-LEAST = 800  # steps in which the rate falls to zero
+LEAST = 500  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
 DECAY = 2
 LONG = 2_400  # the same, and at least, where draws of the posterior take part
+AGAIN = 0.4  # share of the decay, at which their chains go on, in better coordinates
 CALM = 0.5  # times the rate there, since such draws may be wild to the guide
-POOR = 0.4  # variance of a log weight, from which draws of the posterior are worth their time
+POOR = 0.02  # variance of a log weight, from which draws of the posterior are worth their time
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
 SHRINK = 0.3
@@ -218,6 +219,10 @@ class Run:
                 self.turn, self.length = done, DECAY * done
                 if self.pool is not None and (poor or self.pool.several):
                     self._fill(self.pool)
+        elif self.turn is not None and self.pool is not None and self.pool.slopes is not None:
+            again = self.turn + int(AGAIN * self.length)
+            if done - BLOCK < again <= done:
+                self._refill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -235,6 +240,14 @@ class Run:
         if not pool.several:
             self.lr *= CALM
         self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
+
+    def _refill(self, pool: Pool) -> None:
+        """Learn from other draws of the posterior from here on."""
+        try:
+            pool.refill()
+        except (RuntimeError, ValueError, ArithmeticError):  # numerics: the old ones serve
+            return
+        self.best_loss = math.inf  # what is best so far was so for others
 
     def _finish(self, how: str) -> None:
         """Choose among the states that could be the result, by their losses on equal draws."""

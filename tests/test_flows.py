@@ -521,6 +521,12 @@ def test_a_stack_of_two_couplings_moves_every_coordinate(dim, options):
     assert [first.flip, second.flip, third.flip] == [False, True, False]
     if options:  # pairs share a mixing, and the next pair has its own
         assert torch.equal(first.mixing, second.mixing)
+    else:  # a riffle starts from the order as it is
+        assert first.mixing is None
+        assert second.mixing is None
+    if first.mixing is None:
+        assert torch.equal(third.mixing.sort().values, torch.arange(50))
+    else:
         assert not torch.equal(first.mixing, third.mixing)
 
 
@@ -532,17 +538,32 @@ def test_one_coupling_moves_one_half_by_the_other():
         assert gap.count_nonzero() == gap[:, moved].numel()
 
 
-@pytest.mark.parametrize("mix", ["permutation", "orthogonal"])
-def test_mixings_are_orthogonal_in_any_precision(mix):
+def test_orthogonal_mixings_are_so_in_any_precision():
     for dim in (1, 2, 5, 50):
-        flow = AdditiveCoupling(dim, mix=mix)
+        flow = AdditiveCoupling(dim, mix="orthogonal")
         for dtype in (torch.float32, DOUBLE, torch.float32):
             q = flow.to(dtype).mixing
             gap = q @ q.mT - torch.eye(dim, dtype=dtype)
             assert q.dtype is dtype
             assert gap.abs().max() < 20 * torch.finfo(dtype).eps
-        if mix == "permutation":
-            assert q.count_nonzero() == dim
+
+
+def test_permutations_are_so():
+    order = AdditiveCoupling(50, mix="permutation").double().mixing
+    assert torch.equal(order.sort().values, torch.arange(50))
+    assert not torch.equal(order, torch.arange(50))
+
+
+@pytest.mark.parametrize("dim", range(2, 40))
+def test_a_riffle_soon_parts_any_two_coordinates(dim):
+    pairs = math.ceil(math.log2(dim))
+    together = torch.ones(dim, dim, dtype=torch.bool)
+    for flow in make_flow([f"additive_coupling*{2 * pairs}"], dim):
+        order = torch.arange(dim) if flow.mixing is None else flow.mixing
+        half = torch.zeros(dim, dtype=torch.bool)
+        half[order[: dim // 2]] = True
+        together &= half.unsqueeze(0) == half.unsqueeze(1)
+    assert torch.equal(together, torch.eye(dim, dtype=torch.bool))
 
 
 def test_networks_start_small_in_the_last_layer_only():
@@ -735,7 +756,7 @@ class OneWay(Flow):
             ValueError,
             "make the flow with context_dim to use one",
         ),
-        (lambda: AdditiveCoupling(2, mix="any"), ValueError, 'mix must be "permutation"'),
+        (lambda: AdditiveCoupling(2, mix="any"), ValueError, 'mix must be "riffle", "perm'),
         (lambda: AdditiveCoupling(2, hidden=64), ValueError, r"such as \(64, 64\), got 64"),
         (lambda: Householder(2, pairs=0), ValueError, "pairs must be a whole number"),
         (lambda: Sylvester(2, rank=0), ValueError, "rank must be a whole number, 1 or more, got 0"),

@@ -41,6 +41,11 @@ def bumps(u):
     return -torch.logaddexp(left, right)
 
 
+def bent(u):
+    """A banana."""
+    return u[..., 0].square() / 2 + (u[..., 1] - u[..., 0].square()).square()
+
+
 def scaled(u):
     return (u / torch.tensor([1.0, 3.0], dtype=DOUBLE)).square().sum(-1) / 2
 
@@ -222,7 +227,19 @@ def test_a_step_takes_another_objective_in_every_tier():
     assert step.compile("quick")
     step.aim(pool.objective)
     assert step.tier == "quick", step.reason
-    assert math.isfinite(float(step(1e-3)))
+    before = pool.draws.clone()
+    pool.refill()
+    assert not torch.equal(before, pool.draws)
+    eager = Step(elbo, model, guide)
+    eager.aim(pool.objective)
+    starts = step.parameters()
+    ends = []
+    for one in (step, eager):
+        one.set_parameters(starts)
+        torch.manual_seed(1)
+        one(1e-3)
+        ends.append(one.parameters())
+    assert torch.allclose(*ends, rtol=1e-10, atol=1e-12)
 
 
 def test_improper_priors_are_explored_too():
@@ -239,8 +256,12 @@ def test_improper_priors_are_explored_too():
     assert pool.several
 
 
-def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch):
-    at = 600  # while the rate falls
+@pytest.mark.parametrize(
+    ("energy", "at"),
+    # While the rate falls; for one mode before and after its chains go on.
+    [(bumps, 600), (bent, 500), (bent, 600)],
+)
+def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch, energy, at):
     monkeypatch.setattr("pyro_nf.run.SAVE_EVERY", 0.0)
     monkeypatch.setattr("pyro_nf.run.PATIENCE", 400)
     monkeypatch.setattr("pyro_nf.run.LONG", 400)
@@ -253,8 +274,18 @@ def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeyp
 
     monkeypatch.setattr(Run, "save", save_and_keep)
     options = {"seed": 0, "progress": False}
-    whole = fit(flat(2, bumps), checkpoint=tmp_path / "whole", **options)
+    refill = Pool.refill
+    refills = []
+
+    def refill_and_count(self):
+        refills.append(self)
+        refill(self)
+
+    monkeypatch.setattr(Pool, "refill", refill_and_count)
+    whole = fit(flat(2, energy), checkpoint=tmp_path / "whole", **options)
     assert len(whole.losses) > at
-    resumed = fit(flat(2, bumps), checkpoint=tmp_path / "killed", **options)
+    assert len(refills) == (energy is bent)
+    resumed = fit(flat(2, energy), checkpoint=tmp_path / "killed", **options)
+    assert len(refills) == (energy is bent) * (2 if at == 500 else 1)
     assert torch.equal(whole.losses, resumed.losses)
     assert torch.equal(whole.guide.median()["u"], resumed.guide.median()["u"])

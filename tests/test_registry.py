@@ -135,7 +135,7 @@ BAD_FORMULAS = {
     "nice(hidden='64')": "hidden must be layer sizes",
     "nice(hidden=(1.5,))": "hidden must be layer sizes",
     "nice(after=3)": "after must be the coupling before this one, got 3",
-    "nice(mix='random')": 'mix must be "permutation", "orthogonal" or None',
+    "nice(mix='random')": 'mix must be "riffle", "permutation", "orthogonal" or None',
     "": "it is not a valid expression",
     "   ": "it is not a valid expression",
     "planar +": "it is not a valid expression",

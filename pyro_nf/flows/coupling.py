@@ -30,7 +30,8 @@ class AdditiveCoupling(Coupling):
         context_dim: The size of a context which the network sees too.
         hidden: The sizes of the network's hidden layers.
         flip: Whether the first half moves, not the second.
-        mix: The mixing, ``"permutation"`` or ``"orthogonal"``; None for the plain halves.
+        mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
+            halves.
         after: The coupling before this one in a stack, see :class:`Coupling`.
 
     Example:
@@ -47,7 +48,7 @@ class AdditiveCoupling(Coupling):
         context_dim: int = 0,
         hidden: Sequence[int] = (32, 32),
         flip: bool = False,
-        mix: Mix | None = None,
+        mix: Mix | None = "riffle",
         after: Coupling | None = None,
     ) -> None:
         super().__init__(dim, context_dim, 1, hidden, flip, mix, after)
@@ -83,7 +84,8 @@ class AffineCoupling(Coupling):
         hidden: The sizes of the network's hidden layers.
         clamp: The bound c.
         flip: Whether the first half moves, not the second.
-        mix: The mixing, ``"permutation"`` or ``"orthogonal"``; None for the plain halves.
+        mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
+            halves.
         after: The coupling before this one in a stack, see :class:`Coupling`.
 
     Example:
@@ -101,7 +103,7 @@ class AffineCoupling(Coupling):
         hidden: Sequence[int] = (32, 32),
         clamp: float = 3.0,
         flip: bool = False,
-        mix: Mix | None = None,
+        mix: Mix | None = "riffle",
         after: Coupling | None = None,
     ) -> None:
         super().__init__(dim, context_dim, 2, hidden, flip, mix, after)

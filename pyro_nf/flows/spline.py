@@ -48,7 +48,8 @@ class SplineCoupling(Coupling):
         bins: The number of bins.
         bound: The bound B.
         flip: Whether the first half moves, not the second.
-        mix: The mixing, ``"permutation"`` or ``"orthogonal"``; None for the plain halves.
+        mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
+            halves.
         after: The coupling before this one in a stack, see :class:`~pyro_nf.coupling.Coupling`.
 
     Example:
@@ -67,7 +68,7 @@ class SplineCoupling(Coupling):
         bins: int = 8,
         bound: float = 4.0,
         flip: bool = False,
-        mix: Mix | None = None,
+        mix: Mix | None = "riffle",
         after: Coupling | None = None,
     ) -> None:
         if type(bins) is not int or not 2 <= bins <= MAX_BINS:
