@@ -21,7 +21,8 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
     r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
-    is a few leapfrog steps of one size for all chains, which follows the rate of acceptance.
+    is a few leapfrog steps of one size for all chains, which follows the rate of acceptance. One
+    in which the log density cannot be computed moves no chain.
 
     References:
         NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo (Hoffman et al., 2019)
@@ -53,13 +54,17 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
         speed = torch.randn_like(z)
         # Steps of random size, lest a chain return to where it was.
         length = size * (0.8 + 0.4 * float(torch.rand(())))
-        new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length)
-        chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
-        taken = torch.rand_like(chance) < chance
-        value = torch.where(taken, new_value, value)
-        z = torch.where(taken.unsqueeze(-1), new, z)
-        slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
-        size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
+        try:
+            new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length)
+        except (RuntimeError, ValueError, ArithmeticError):
+            size /= 2  # the model's numerics fail for some chain, and nobody knows for which
+        else:
+            chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
+            taken = torch.rand_like(chance) < chance
+            value = torch.where(taken, new_value, value)
+            z = torch.where(taken.unsqueeze(-1), new, z)
+            slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
+            size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
         if index >= LENGTH // 2:
             kept.append(z)
     with torch.no_grad():

@@ -233,7 +233,7 @@ class Run:
         except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model: go without
             return
         if not self.step.aim(pool.objective):  # planar's inverse, say, ends when it is exact
-            pool.draws = None
+            pool.draws = pool.slopes = None
             return
         self.length = max(len(self.losses), LONG)
         self.step.adam.reset()  # gradients are of another size now

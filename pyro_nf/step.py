@@ -262,7 +262,9 @@ class Step:
             inputs = [tensor.clone() for tensor in self._inputs]
             traced = engine(inputs)
             mean = inputs[len(self.leaves)]
-            tolerance = torch.finfo(mean.dtype).eps ** 0.5
+            # Of rounding, which nearly singular models magnify; a value that was taken for a
+            # constant is off by far more.
+            tolerance = torch.finfo(mean.dtype).eps ** 0.4
             gap = (mean - expected).norm() / expected.norm().clamp_min(1e-30)
             off = (traced - loss).abs() / (1 + loss.abs())
             if not bool((gap <= tolerance) & (off <= tolerance)):

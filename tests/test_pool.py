@@ -126,6 +126,24 @@ def test_chains_draw_from_the_posterior_wherever_they_start():
     assert bool(((draws.std(0) / torch.tensor([1.0, 3.0]) - 1).abs() < 4 / 28).all())
 
 
+def test_chains_go_on_where_the_numerics_of_one_fail():
+    torch.manual_seed(0)
+    guide, target = target_of(flat(1, lambda u: u.square().sum(-1) / 2), init_scale=1.0)
+    failed = []
+
+    def fragile(u):
+        if bool((u.abs() > 3.5).any()):
+            failed.append(u)
+            raise torch.linalg.LinAlgError("the input is not positive-definite")
+        return target(u)
+
+    draws = chains(fragile, guide.get_transform(), torch.zeros(64, 1, dtype=DOUBLE))
+    assert failed
+    assert float(draws.abs().max()) <= 3.5
+    # There are at least as many free draws as chains.
+    assert abs(float(draws.std()) - 1) < 4 / math.sqrt(2 * 64)
+
+
 def test_several_modes_are_found_with_their_shares():
     torch.manual_seed(0)
     _, target = target_of(flat(3, bumps))
@@ -240,6 +258,13 @@ def test_a_step_takes_another_objective_in_every_tier():
         one(1e-3)
         ends.append(one.parameters())
     assert torch.allclose(*ends, rtol=1e-10, atol=1e-12)
+
+
+def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch):
+    monkeypatch.setattr("pyro_nf.run.PATIENCE", 400)
+    monkeypatch.setattr(Step, "aim", lambda self, objective: False)
+    posterior = fit(flat(2, bent), seed=0, progress=False)
+    assert posterior.message.startswith("stationary after 1,200 steps")
 
 
 def test_improper_priors_are_explored_too():

