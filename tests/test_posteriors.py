@@ -24,6 +24,7 @@ def test_the_default_call_is_right_on_both():
         assert float(row["mean"]) < 0.08
         assert float(row["log sd"]) < 0.08
         assert float(row["ESS"]) > 0.95
-        # Weights that agree to a thousandth may have any k-hat: 0.4 to 0.9 in thirteen fits of
-        # kilpisjarvi, which one machine compiles fully and another does not.
-        assert row["verdict"] in ("good", "usable")
+        # k-hat is noise where the weights agree to a thousandth: 0.3 to 0.9 in thirteen fits of
+        # kilpisjarvi. Above 0.7 the verdict is "usable".
+        same = float(row["ESS"]) > 0.999
+        assert row["verdict"] in (("good", "usable") if same else ("good",))
