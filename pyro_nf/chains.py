@@ -1,5 +1,6 @@
 """Short Markov chains, many side by side, in the coordinates that a flow has learned."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,8 @@ from pyro_nf.target import LogDensity
 __all__ = ["chains"]
 
 LENGTH = 50  # transitions, the second half of which is kept
-LEAPS = 8  # steps of a transition
+LEAPS = 8  # steps of a transition, at most
+PATH = 2.0  # their length together: a little more than a quarter of a normal variable's orbit
 STEP = 0.5  # their size at first, over the fourth root of the dimension
 WANTED = 0.8  # share of transitions to accept
 
@@ -55,7 +57,8 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
         # Steps of random size, lest a chain return to where it was.
         length = size * (0.8 + 0.4 * float(torch.rand(())))
         try:
-            new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length)
+            leaps = min(LEAPS, math.ceil(PATH / size))
+            new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
         except (RuntimeError, ValueError, ArithmeticError):
             size /= 2  # the model's numerics fail for some chain, and nobody knows for which
         else:
@@ -78,10 +81,11 @@ def _leap(
     slope: Tensor,
     speed: Tensor,
     length: float,
+    leaps: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where leapfrog steps lead, value and slope there, and the gain in the log joint density."""
     before = value - speed.square().sum(-1) / 2
-    for _ in range(LEAPS):
+    for _ in range(leaps):
         speed = speed + length / 2 * slope
         z = z + length * speed
         value, slope = scores(z)

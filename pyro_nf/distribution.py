@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_nf.flow import Flow
+from pyro_nf.flow import Conditioned, Flow
 
 __all__ = ["FlowDistribution"]
 
@@ -70,16 +70,21 @@ class FlowDistribution(TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
         x = self.base.rsample(torch.Size(sample_shape))
+        shape = x.shape
+        if not isinstance(self.flow, Conditioned):  # products of matrices are quicker flat
+            x = x.reshape(-1, shape[-1])
         with_grad = torch.is_grad_enabled()
         if self.score is None or not with_grad:
             y, log_det = self.flow.forward_and_log_det(x)
-            log_prob = self.base.log_prob(x) - log_det
+            log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
         else:
             y, log_det, score = self.flow.forward_and_score(x, self.score(x))
             # Adds zero, whose gradient in y is the score.
             path = ((y - y.detach()) * score.detach()).sum(-1)
-            log_prob = (self.base.log_prob(x) - log_det).detach() + path
-        y = y.contiguous()  # Pyro's autoguides cut sites out of it with Tensor.view
+            log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
+            log_prob = log_prob.detach() + path.reshape(shape[:-1])
+        # Pyro's autoguides cut sites out of it with Tensor.view.
+        y = y.reshape(shape).contiguous()
         self._sample = y, log_prob, with_grad
         return y
 

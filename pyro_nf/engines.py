@@ -35,6 +35,9 @@ def tidy(module: GraphModule) -> GraphModule:
         if _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+        elif _undoes_another(node):
+            node.replace_all_uses_with(node.args[0].args[0])
+            module.graph.erase_node(node)
     _share(module.graph)
     module.graph.eliminate_dead_code()
     _keep_draws(module.graph)
@@ -63,6 +66,12 @@ def _does_nothing(node: Node) -> bool:
         assert isinstance(node.args[0], Node)  # views are of tensors
         return _shape(node.args[0]) == _shape(node)
     return node.target in _ALIASES
+
+
+def _undoes_another(node: Node) -> bool:
+    """Whether it transposes a matrix back, as autograd does with weights."""
+    of = node.args[0] if node.target is _aten.t.default else None
+    return isinstance(of, Node) and of.target is _aten.t.default
 
 
 def _shape(node: Node) -> torch.Size:

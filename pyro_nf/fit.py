@@ -36,7 +36,7 @@ SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each c
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 4
+VERSION = 5
 
 Compile = Literal["auto", "quick", "full", False]
 
@@ -74,6 +74,8 @@ def fit(
     several modes before the fit, the guide is trained on draws of these alone.
 
     A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
+    A run of which most steps fail, or whose loss rises far above its best, returns to its best
+    state, at a smaller rate.
     Ctrl-C ends the fit early, and returns what it has reached.
 
     Arguments:

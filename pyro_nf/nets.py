@@ -138,7 +138,8 @@ class MLP(nn.Module):
         *inner, last = self.matrices()
         gradient = gradient @ last
         for weight, unit in zip(reversed(inner), reversed(units), strict=True):
-            gradient = (gradient * (1 + unit.clamp_max(0.0))) @ weight  # elu' = 1 + min(elu, 0)
+            # elu' = 1 + min(elu, 0)
+            gradient = torch.addcmul(gradient, gradient, unit.clamp_max(0.0)) @ weight
         return gradient[..., : gradient.size(-1) - self.context_dim]
 
 

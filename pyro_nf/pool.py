@@ -23,6 +23,10 @@ MORE = 4  # times as many chains for several modes
 WEIGHT = 4.0  # of the divergence, beside that of the ELBO
 FAR = 10.0  # times the median of their gaps, from which a draw counts for no more
 CHOICE = 4  # draws for each chain, from which its start is chosen
+# Shares of the decay of the rate at which the chains go on, in better coordinates; they reach far
+# arms of a posterior one after the other.
+AGAIN = (0.1, 0.2, 0.3, 0.4)
+CHEAP = 500  # log densities of a point up to which they can do so each time, and not the last alone
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
 
@@ -48,6 +52,7 @@ class Pool:
         draws: The pool, with shape ``(n, D)``; None before there is one.
         slopes: The gradients of log p there, for one mode.
         modes: How many modes the posterior has, as far as is known.
+        again: Shares of the decay of the rate, at which the pool is to be refilled.
     """
 
     def __init__(self, guide: AutoFlowGuide, target: Target, count: int) -> None:
@@ -55,6 +60,7 @@ class Pool:
         self.draws: Tensor | None = None
         self.slopes: Tensor | None = None
         self.modes = 1
+        self.again = AGAIN if target.size <= CHEAP else AGAIN[-1:]
 
     @property
     def several(self) -> bool:

@@ -31,11 +31,11 @@ LEAST = 500  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
 DECAY = 2
 LONG = 2_400  # the same, and at least, where draws of the posterior take part
-AGAIN = 0.4  # share of the decay, at which their chains go on, in better coordinates
 CALM = 0.5  # times the rate there, since such draws may be wild to the guide
 POOR = 0.02  # variance of a log weight, from which draws of the posterior are worth their time
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
 RETRIES = 4  # returns to the best state, each at a smaller rate
+ASTRAY = 10  # nats and spreads that the loss may rise above that of the best state
 SHRINK = 0.3
 SAVE_EVERY = 5.0  # seconds
 LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
@@ -112,14 +112,14 @@ class Run:
         self.batches, self.warmup = batches, warmup
         self.order = 0 if batches is None else int(torch.randint(2**31, ()))
         self.feed: Iterator[Sequence[Any]] | None = None
-        self.lr, self.retries = lr, 0
+        self.lr, self.retries, self.since = lr, 0, 0  # the step since which it has been this rate
         self.turn = None if steps is None else 0  # the step at which the rate begins to fall
         self.length = steps or 0
         self.losses: list[float] = []
         self.message = ""
         self.finished = False
         self.first = step.parameters()
-        self.best, self.best_loss = self.first, math.inf
+        self.best, self.best_loss, self.best_spread = self.first, math.inf, 0.0
         self.sum, self.summed = torch.zeros_like(self.first), 0
         self._saved = time.monotonic()
         if pool is not None and pool.draws is not None:
@@ -189,7 +189,7 @@ class Run:
             self._retreat(failure)
 
     def _retreat(self, failure: Exception | None) -> None:
-        """Go back to the best state, at a smaller rate; give up after some times."""
+        """Return to the best state; give up after some times."""
         if self.retries == RETRIES:
             step = self.step
             self._set(self.best)
@@ -197,8 +197,13 @@ class Run:
                 f"most steps failed, also after {RETRIES} returns to the best state at smaller "
                 f"learning rates: {blame(step.model, step.guide, *step.data)}"
             ) from failure
+        self._return()
+
+    def _return(self) -> None:
+        """Go on from the best state, at a smaller rate."""
         self.retries += 1
         self.lr *= SHRINK
+        self.since = len(self.losses)
         self._set(self.best)
         self.step.adam.reset()
         self.sum, self.summed = torch.zeros_like(self.first), 0
@@ -210,21 +215,33 @@ class Run:
         annealing = done < self.warmup  # and the loss another one
         if block and not annealing and sum(block) / len(block) < self.best_loss:
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
+            self.best_spread = level(block, BLOCK)[1]
+        elif block and not annealing and self._is_astray(block):
+            self._return()
         particles = self.step.elbo.num_particles
         if self.turn is None and not annealing:
-            if is_exact(self.losses, particles):
+            recent = self.losses[self.since :]
+            if is_exact(recent, particles):
                 self.turn, self.length = done, max(done, LEAST)
-            elif is_stationary(self.losses) or done >= PATIENCE + self.warmup:
+            elif is_stationary(recent) or done >= PATIENCE + self.warmup:
                 poor = variance(self.losses, particles) > POOR
                 self.turn, self.length = done, DECAY * done
                 if self.pool is not None and (poor or self.pool.several):
                     self._fill(self.pool)
         elif self.turn is not None and self.pool is not None and self.pool.slopes is not None:
-            again = self.turn + int(AGAIN * self.length)
-            if done - BLOCK < again <= done:
+            gone = done - self.turn
+            again = [int(share * self.length) for share in self.pool.again]
+            if any(gone - BLOCK < steps <= gone for steps in again):
                 self._refill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
+
+    def _is_astray(self, block: Sequence[float]) -> bool:
+        """Whether the loss is far above what it was; it may rise where draws alone are trained."""
+        if self.retries == RETRIES or (self.pool is not None and self.pool.several):
+            return False
+        loss, _ = level(block, BLOCK)
+        return loss > self.best_loss + ASTRAY * (1 + self.best_spread)
 
     def _fill(self, pool: Pool) -> None:
         """Learn from draws of the posterior, too, while the rate falls."""
@@ -382,6 +399,6 @@ class Run:
 
 
 _KEPT = (
-    *("identity", "lr", "retries", "turn", "length", "losses", "message", "finished"),
-    *("order", "first", "best", "best_loss", "sum", "summed"),
+    *("identity", "lr", "retries", "since", "turn", "length", "losses", "message", "finished"),
+    *("order", "first", "best", "best_loss", "best_spread", "sum", "summed"),
 )

@@ -26,6 +26,8 @@ from torch import nn
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.fit import FitError
+from pyro_nf.run import Run
+from pyro_nf.stationarity import WINDOW
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])
 Y = torch.tensor([1.0, -0.5, 1.4, 2.9, 0.3])
@@ -69,6 +71,24 @@ def test_fit_stops_by_itself():
     assert posterior.message.startswith("stationary after")
     assert 400 <= len(posterior.losses) < 12_000
     assert posterior.losses[-100:].mean() < posterior.losses[:10].mean() + 0.1
+
+
+def test_a_run_that_strays_returns_to_its_best_state(monkeypatch):
+    block = Run._block
+
+    def block_and_push(self):
+        block(self)
+        if len(self.losses) == 600:
+            self.step.set_parameters(self.step.parameters() + 3.0)
+
+    monkeypatch.setattr(Run, "_block", block_and_push)
+    posterior = quiet(regression, X, Y, guide=AutoDiagonalNormal(regression))
+    before, astray, after = posterior.losses[550:600], posterior.losses[600:650], posterior.losses
+    assert float(astray.median()) > float(before.median()) + 10
+    assert float(after[650:700].median()) < float(before.median()) + 0.2
+    assert "1 returns to the best state" in posterior.message
+    # Stationarity is told by what came after: two windows.
+    assert len(posterior.losses) > 650 + 2 * WINDOW
 
 
 def test_a_seed_gives_the_same_result_and_leaves_the_random_state_alone():

@@ -13,7 +13,7 @@ from pyro_nf import AutoFlowGuide, Flow, fit, make_flow
 from pyro_nf.chains import chains
 from pyro_nf.engines import quick, tidy, traced
 from pyro_nf.explore import explore
-from pyro_nf.pool import WEIGHT, Pool, pool_of
+from pyro_nf.pool import AGAIN, WEIGHT, Pool, pool_of
 from pyro_nf.record import record
 from pyro_nf.run import Run
 from pyro_nf.step import Step
@@ -86,6 +86,13 @@ def test_what_does_not_vary_is_a_constant_unless_it_is_written_to():
     graph.graph.eliminate_dead_code()
     names = [str(node.target) for node in graph.graph.nodes]
     assert "aten.exp.default" not in names
+
+
+def test_a_matrix_is_not_transposed_to_and_fro():
+    x = torch.randn(2, 3)
+    graph = tidy(record(lambda x: x.t().t() @ x.t(), [x]))
+    assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.t.default) == 1
+    assert torch.equal(graph(x)[0], x @ x.mT)
 
 
 def test_random_numbers_are_drawn_at_each_run():
@@ -267,6 +274,19 @@ def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch):
     assert posterior.message.startswith("stationary after 1,200 steps")
 
 
+def test_chains_go_on_once_where_the_model_is_dear():
+    def rows(count):
+        def model():
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=DOUBLE), 1.0).to_event(1))
+            with pyro.plate("rows", count):
+                pyro.sample("y", dist.Normal(z.sum(-1, keepdim=True), 1.0), obs=torch.ones(count))
+
+        return model
+
+    assert Pool(*target_of(rows(100)), 8).again == AGAIN
+    assert Pool(*target_of(rows(1000)), 8).again == AGAIN[-1:]
+
+
 def test_improper_priors_are_explored_too():
     def model():
         u = pyro.sample("u", dist.ImproperUniform(constraints.real_vector, (), (2,)))
@@ -283,7 +303,7 @@ def test_improper_priors_are_explored_too():
 
 @pytest.mark.parametrize(
     ("energy", "at"),
-    # While the rate falls; for one mode before and after its chains go on.
+    # While the rate falls; for one mode between its four refills and after them.
     [(bumps, 600), (bent, 500), (bent, 600)],
 )
 def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch, energy, at):
@@ -309,8 +329,8 @@ def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeyp
     monkeypatch.setattr(Pool, "refill", refill_and_count)
     whole = fit(flat(2, energy), checkpoint=tmp_path / "whole", **options)
     assert len(whole.losses) > at
-    assert len(refills) == (energy is bent)
+    assert len(refills) == (4 if energy is bent else 0)
     resumed = fit(flat(2, energy), checkpoint=tmp_path / "killed", **options)
-    assert len(refills) == (energy is bent) * (2 if at == 500 else 1)
+    assert len(refills) == (0 if energy is bumps else 6 if at == 500 else 4)
     assert torch.equal(whole.losses, resumed.losses)
     assert torch.equal(whole.guide.median()["u"], resumed.guide.median()["u"])

@@ -113,7 +113,7 @@ class AffineCoupling(Coupling):
 
     def move(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._affine(theta)
-        return shift + log_scale.exp() * x, log_scale
+        return torch.addcmul(shift, log_scale.exp(), x), log_scale
 
     def back(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self._affine(theta)
