@@ -102,11 +102,16 @@ class Pool:
     def refill(self) -> None:
         """Let the chains go on, in the flow's coordinates of now.
 
-        The pool is filled in place, since a traced step knows its tensors.
+        Where they do so several times, each time renews a half of the pool, since what the chains
+        of one round say together is noisy. The pool is filled in place, since a traced step knows
+        its tensors.
         """
         assert self.draws is not None  # filled before
         assert self.slopes is not None
         draws, slopes = self._drawn(self.draws[-self.count :])
+        if len(self.again) > 1:
+            old = torch.randperm(len(draws) - self.count, device=draws.device)[: len(draws) // 2]
+            draws[old], slopes[old] = self.draws[old], self.slopes[old]
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
 

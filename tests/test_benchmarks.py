@@ -1,0 +1,44 @@
+"""The benchmarks of gradients and of tails run, on little."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from pyro_nf import fit
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALL = functools.partial(fit, steps=20)
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_gradients(monkeypatch):
+    import gradients
+
+    from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+
+    for name, value in {"STEPS": 20, "TIMED": 5, "REPEATS": 20, "MANY": 100}.items():
+        monkeypatch.setattr(gradients, name, value)
+
+    def model():
+        eight_schools(*EIGHT_SCHOOLS.data)
+
+    ratio, counts, results, gaps = gradients.compared(model, "planar*2", 0)
+    assert 0 < ratio < 1
+    assert counts["total"] >= counts["path"] == 20
+    assert set(results) == set(gaps) == {"path", "total"}
+
+
+@pytest.mark.parametrize("name", ["location", "scales", "funnel"])
+def test_tails(monkeypatch, name):
+    import tails
+
+    monkeypatch.setattr(tails, "fit", SMALL)
+    monkeypatch.setattr(tails, "MANY", 1000)
+    elbo, _, spread, _ = tails.judged(getattr(tails, name), "diag", 0)
+    assert -10 < elbo < 0  # the densities are normalised
+    assert (spread > 0) == (name == "funnel")
