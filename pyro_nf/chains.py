@@ -12,14 +12,15 @@ from pyro_nf.target import LogDensity
 
 __all__ = ["chains"]
 
-LENGTH = 50  # transitions, the second half of which is kept
+KEPT = 25  # transitions
+SETTLING = 25  # transitions before these, for chains that do not start in the posterior
 LEAPS = 8  # steps of a transition, at most
 PATH = 2.0  # their length together: a little more than a quarter of a normal variable's orbit
 STEP = 0.5  # their size at first, over the fourth root of the dimension
 WANTED = 0.8  # share of transitions to accept
 
 
-def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
+def chains(log_density: LogDensity, flow: Flow, starts: Tensor, settling: int = SETTLING) -> Tensor:
     r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
@@ -37,6 +38,7 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
         log_density: :math:`\log p(u)` for u of shape ``(n, D)``.
         flow: The flow f.
         starts: Where the chains start, in u, with shape ``(n, D)``.
+        settling: The number of transitions before the first that is kept.
 
     Returns:
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
@@ -52,7 +54,7 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
     value, slope = scores(z)
     size = STEP / z.shape[-1] ** 0.25
     kept = []
-    for index in range(LENGTH):
+    for index in range(settling + KEPT):
         speed = torch.randn_like(z)
         # Steps of random size, lest a chain return to where it was.
         length = size * (0.8 + 0.4 * float(torch.rand(())))
@@ -68,7 +70,7 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor) -> Tensor:
             z = torch.where(taken.unsqueeze(-1), new, z)
             slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
             size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
-        if index >= LENGTH // 2:
+        if index >= settling:
             kept.append(z)
     with torch.no_grad():
         return flow.forward_and_log_det(torch.cat(kept))[0]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_nf.chains import chains
+from pyro_nf.chains import SETTLING, chains
 from pyro_nf.diagnosis import resampled
 from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
@@ -102,22 +102,23 @@ class Pool:
     def refill(self) -> None:
         """Let the chains go on, in the flow's coordinates of now.
 
-        Where they do so several times, each time renews a half of the pool, since what the chains
-        of one round say together is noisy. The pool is filled in place, since a traced step knows
-        its tensors.
+        Where they do so several times, they need not settle again, and each time renews a half of
+        the pool, since what the chains of one round say together is noisy. The pool is filled in
+        place, since a traced step knows its tensors.
         """
         assert self.draws is not None  # filled before
         assert self.slopes is not None
-        draws, slopes = self._drawn(self.draws[-self.count :])
-        if len(self.again) > 1:
+        often = len(self.again) > 1
+        draws, slopes = self._drawn(self.draws[-self.count :], 0 if often else SETTLING)
+        if often:
             old = torch.randperm(len(draws) - self.count, device=draws.device)[: len(draws) // 2]
             draws[old], slopes[old] = self.draws[old], self.slopes[old]
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
 
-    def _drawn(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def _drawn(self, starts: Tensor, settling: int = SETTLING) -> tuple[Tensor, Tensor]:
         """Draws of chains, their last states at the end, and the gradients of log p there."""
-        draws = chains(self.target, self.flow, starts)
+        draws = chains(self.target, self.flow, starts, settling)
         scores = traced_scores(self.target, starts)
         return draws, torch.cat([scores(part)[1] for part in draws.split(len(starts))])
 

@@ -27,7 +27,7 @@ __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
 PATIENCE = 2_000  # steps at the full rate, at most
-LEAST = 500  # steps in which the rate falls to zero
+LEAST = 350  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
 DECAY = 2
 LONG = 2_400  # the same, and at least, where draws of the posterior take part
