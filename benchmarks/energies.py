@@ -166,7 +166,8 @@ def picture(guides: dict[tuple[str, str], AutoFlowGuide], names: list[str], file
         for axes, (title, density) in zip(row, panels.items(), strict=True):
             axes.imshow(density.numpy(), origin="lower", extent=(-7, 7, -7, 7), cmap="viridis")
             axes.set(xticks=[], yticks=[])
-            axes.set_title(title if name == names[0] else "", fontsize=8)
+            # Of a formula with options the first name; they would not fit.
+            axes.set_title(title.partition("(")[0] if name == names[0] else "", fontsize=8)
         row[0].set_ylabel(name)
     figure.savefig(file, dpi=150)
 

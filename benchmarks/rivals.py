@@ -1,6 +1,6 @@
 """Is anything better in the same time? Each posterior by `fit`, and by others in as many seconds.
 
-    OMP_NUM_THREADS=1 python benchmarks/rivals.py FOLDER [NAME ...] [--numpyro PYTHON]
+    OMP_NUM_THREADS=1 python benchmarks/rivals.py FOLDER [NAME ...] [--numpyro PYTHON] [--methods M]
 
 FOLDER is as for posteriors.py. Pyro's guides are trained eagerly with 16 particles and Adam, whose
 rate falls from 1e-2 to zero by the end of their time; NumPyro's with Adam at 1e-2, compile time
@@ -89,19 +89,20 @@ def elsewhere(python, function, data, method, seconds):
     return draws, float(done.stdout)
 
 
-def answers(load, folder, name, python):
-    """Each method's draws and seconds."""
+def answers(load, folder, name, python, wanted):
+    """Each method's draws and seconds, of those whose names contain what is wanted."""
     model, _ = load.load(name)
     start = time.perf_counter()
     draws = fit(model, seed=0, progress=False).draws(DRAWS)
     seconds = time.perf_counter() - start
     yield "fit", draws, seconds
     for method, make in GUIDES.items():
-        yield method, *trained(model, make, seconds)
+        if any(part in method for part in wanted):
+            yield method, *trained(model, make, seconds)
     function = name.split("-")[-1]
     if python and function in TRANSLATED:
         data = next((folder / "data").glob(f"{name}.json*"))
-        for method in NUMPYRO:
+        for method in (m for m in NUMPYRO if any(part in f"NumPyro {m}" for part in wanted)):
             yield f"NumPyro {method}", *elsewhere(python, function, data, method, seconds)
 
 
@@ -110,6 +111,9 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--numpyro", help="a Python interpreter that has NumPyro")
+    parser.add_argument(
+        "--methods", nargs="+", default=[""], help="parts of their names; all if none"
+    )
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder.resolve()))
     import load
@@ -122,11 +126,12 @@ def main():
     for name in options.names or load.names():
         _, reference = load.load(name)
         ours = None
-        for method, draws, seconds in answers(load, options.folder, name, options.numpyro):
+        found = answers(load, options.folder, name, options.numpyro, options.methods)
+        for method, draws, seconds in found:
             ours = ours or seconds
             sites = {site: draws[site] for site in reference}
-            found = score.score(sites, reference, load.supports(name))
-            errors = [found[key] for key in ("mean_worst", "log_sd_worst", "sw2", "sw2_floor")]
+            scores = score.score(sites, reference, load.supports(name))
+            errors = [scores[key] for key in ("mean_worst", "log_sd_worst", "sw2", "sw2_floor")]
             numbers = [f"{seconds:.1f}", f"{seconds / ours:.2f}", *(f"{x:.3f}" for x in errors)]
             rows.append([name, method, *numbers])
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
