@@ -8,7 +8,6 @@ import pytest
 from pyro_nf import fit
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SMALL = functools.partial(fit, steps=20)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def test_gradients(monkeypatch):
 def test_tails(monkeypatch, name):
     import tails
 
-    monkeypatch.setattr(tails, "fit", SMALL)
+    monkeypatch.setattr(tails, "fit", functools.partial(fit, steps=20))
     monkeypatch.setattr(tails, "MANY", 1000)
     elbo, _, spread, _ = tails.judged(getattr(tails, name), "diag", 0)
     assert -10 < elbo < 0  # the densities are normalised
