@@ -10,7 +10,33 @@ from torch.distributions import constraints
 
 from pyro_nf.flow import Conditioned, Flow
 
-__all__ = ["FlowDistribution"]
+__all__ = ["Company", "FlowDistribution"]
+
+
+class Company:
+    """Points that go through a flow with a sample of its distribution, in one pass for both.
+
+    Arguments:
+        x: The points in the base's space, with shape ``(n, D)``.
+
+    Attributes:
+        result: What ``Flow.forward_and_score`` gives for them, once they have gone.
+    """
+
+    result: tuple[Tensor, Tensor, Tensor]
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def take_along(
+        self, flow: Flow, x: Tensor, score: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``Flow.forward_and_score`` gives for a sample x of shape ``(m, D)``."""
+        rows = torch.cat([x, self.x])
+        y, log_det, score_of_y = flow.forward_and_score(rows, score(rows))
+        m = len(x)
+        self.result = y[m:], log_det[m:], score_of_y[m:]
+        return y[:m], log_det[:m], score_of_y[:m]
 
 
 class FlowDistribution(TorchDistribution):
@@ -37,6 +63,7 @@ class FlowDistribution(TorchDistribution):
         flow: The flow, its context fixed.
         score: The gradient of the base's log density, a function of x; None for the total
             gradient.
+        company: Points that go along with each sample that has a path gradient.
 
     Example:
         >>> import pyro.distributions as dist
@@ -56,16 +83,19 @@ class FlowDistribution(TorchDistribution):
         base: TorchDistribution,
         flow: Flow,
         score: Callable[[Tensor], Tensor] | None = None,
+        company: "Company | None" = None,
     ) -> None:
         self.base = base
         self.flow = flow
         self.score = score
+        self.company = company
         self._sample: tuple[Tensor, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The same distribution with a larger batch shape."""
-        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.flow, self.score)
+        base = self.base.expand(torch.Size(batch_shape))
+        return FlowDistribution(base, self.flow, self.score, self.company)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
@@ -74,14 +104,17 @@ class FlowDistribution(TorchDistribution):
         if not isinstance(self.flow, Conditioned):  # products of matrices are quicker flat
             x = x.reshape(-1, shape[-1])
         with_grad = torch.is_grad_enabled()
+        score = None
         if self.score is None or not with_grad:
             y, log_det = self.flow.forward_and_log_det(x)
-            log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
-        else:
+        elif self.company is None:
             y, log_det, score = self.flow.forward_and_score(x, self.score(x))
+        else:
+            y, log_det, score = self.company.take_along(self.flow, x, self.score)
+        log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
+        if score is not None:
             # Adds zero, whose gradient in y is the score.
             path = ((y - y.detach()) * score.detach()).sum(-1)
-            log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
             log_prob = log_prob.detach() + path.reshape(shape[:-1])
         # Pyro's autoguides cut sites out of it with Tensor.view.
         y = y.reshape(shape).contiguous()

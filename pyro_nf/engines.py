@@ -4,6 +4,7 @@ Both take the graph of a step and its inputs, and return a function of the input
 them in place and returns the loss. Neither changes a setting of the process.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from operator import getitem
@@ -18,7 +19,7 @@ from pyro_nf.estimate import NothingLeavesTheGraph
 from pyro_nf.record import mutates, record
 from pyro_nf.target import LogDensity, scored
 
-__all__ = ["Engine", "full", "quick", "tidy", "traced", "traced_scores"]
+__all__ = ["Engine", "full", "quick", "tidy", "traced", "traced_scores", "work"]
 
 Engine = Callable[[Sequence[Tensor]], Tensor]
 
@@ -153,6 +154,25 @@ def traced_scores(
         return both[:, 0], both[:, 1:]
 
     return apart
+
+
+def work(log_density: LogDensity, points: Tensor) -> float:
+    """How many numbers a log density and its gradient compute for a point, on the way.
+
+    Infinite where they cannot be recorded.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
+        points: Some points, with shape ``(n, D)``.
+    """
+    try:
+        with pyro.validation_enabled(False), NothingLeavesTheGraph():
+            nodes = record(lambda u: scored(log_density, u)[1], [points]).graph.nodes
+    except Exception:  # a user's code, of which recording may ask too much
+        return math.inf
+    return sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies")) / len(
+        points
+    )
 
 
 def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:

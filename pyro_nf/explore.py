@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from pyro_nf.diagnosis import USABLE, resampled, smooth
-from pyro_nf.engines import traced_scores
+from pyro_nf.engines import traced_scores, work
 from pyro_nf.summits import find_summits, scattered
 from pyro_nf.target import Target
 
 __all__ = ["explore"]
 
-CLIMBS = 256
+CLIMBS = 2048  # a mode far away may draw one in two hundred
 FEWEST = 32  # for models in which a climb is dear
-CHEAP = 32_000  # log densities of a model which cost next to nothing together
+WORK = 2e6  # numbers that all climbs together may compute at a step
 PROBES = 1000  # proposals from each summit
 LEAST = 0.01  # share of the mass that makes a mode
 LEFT = 0.05  # nats that the end of a climb may be below its summit
@@ -45,7 +45,8 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> tuple[T
         return torch.stack(rows, -2)
 
     zero, one = torch.zeros_like(middle), torch.ones_like(middle)
-    starts = scattered(zero, one, max(FEWEST, min(CLIMBS, CHEAP // target.size)))
+    affordable = int(WORK / work(target, scattered(zero, one, FEWEST)))
+    starts = scattered(zero, one, max(FEWEST, min(CLIMBS, affordable)))
     summits = find_summits(traced_scores(log_density, starts), bend, starts, zero, one)
     if summits is None or int((summits.left < LEFT).sum()) < 2:
         return None

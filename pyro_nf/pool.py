@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_nf.chains import SETTLING, chains
 from pyro_nf.diagnosis import resampled
+from pyro_nf.distribution import Company
 from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
@@ -17,7 +18,7 @@ from pyro_nf.target import Target
 
 __all__ = ["Pool", "pool_of"]
 
-BATCH = 64  # draws a step
+BATCH = 128  # draws a step
 MANY = 256  # of them where they alone are trained
 MORE = 4  # times as many chains for several modes
 WEIGHT = 4.0  # of the divergence, beside that of the ELBO
@@ -25,7 +26,7 @@ FAR = 10.0  # times the median of their gaps, from which a draw counts for no mo
 CHOICE = 4  # draws for each chain, from which its start is chosen
 # Shares of the decay of the rate at which the chains go on, in better coordinates; they reach far
 # arms of a posterior one after the other.
-AGAIN = (0.1, 0.2, 0.3, 0.4)
+AGAIN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 CHEAP = 500  # log densities of a point up to which they can do so each time, and not the last alone
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
@@ -141,9 +142,13 @@ class Pool:
         flow = self.flow
         with torch.no_grad():
             x, _ = flow.inverse_and_log_det(self.draws[chosen])
-        x.requires_grad_(not self.several)
-        u, log_det, score = flow.forward_and_score(x, -x)
-        loss, surrogate = elbo()
+        company = Company(x.requires_grad_(not self.several))
+        self.guide.company = company
+        try:
+            loss, surrogate = elbo()
+        finally:
+            self.guide.company = None
+        u, log_det, score = company.result
         assert surrogate is not None  # Trace_ELBO has one
         if self.several:
             return loss, (log_det + (score.detach() * u).sum(-1)).mean()

@@ -26,11 +26,11 @@ from pyro_nf.step import Step
 __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
-PATIENCE = 2_000  # steps at the full rate, at most
+PATIENCE = 1_600  # steps at the full rate, at most
 LEAST = 350  # steps in which the rate falls to zero
 # The same where the guide is not exact yet, in steps at the full rate: most is won here.
 DECAY = 2
-LONG = 2_400  # the same, and at least, where draws of the posterior take part
+LONG = 2_000  # the same, and at least, where draws of the posterior take part
 CALM = 0.5  # times the rate there, since such draws may be wild to the guide
 POOR = 0.02  # variance of a log weight, from which draws of the posterior are worth their time
 AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
