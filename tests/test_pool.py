@@ -169,7 +169,7 @@ def test_a_mode_is_found_to_which_one_climb_in_two_hundred_leads(seed):
 
     def far_and_narrow(u):
         near = -u.square().sum(-1) / 2 + math.log(0.7)
-        far = -((u - centre) / 0.7).square().sum(-1) / 2 + math.log(0.3 / 0.7**5)
+        far = -((u - centre) / 0.5).square().sum(-1) / 2 + math.log(0.3 / 0.5**5)
         return -torch.logaddexp(near, far)
 
     _, target = target_of(flat(5, far_and_narrow))
