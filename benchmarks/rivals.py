@@ -5,9 +5,9 @@
 FOLDER is as for posteriors.py. Pyro's guides are trained eagerly with 16 particles and Adam, whose
 rate falls from 1e-2 to zero by the end of their time; NumPyro's with Adam at 1e-2, compile time
 included. NUTS takes the time that it takes, 4 x (1000 + 1000). After it comes the first of fits of
-200, 400, 800 and more steps that is as near as NUTS in mean and log sd: its time to an equal error,
-without that of the fits before it. `sw2` is the sliced Wasserstein
-distance to the reference draws, whose floor is that between two halves of these.
+200, 400 and more steps that is as near as NUTS in mean and log sd, or the last, of 6,400: the time
+to an equal error, without that of the fits before. `sw2` is the sliced Wasserstein distance to the
+reference draws, whose floor is that between two halves of these.
 """
 
 import argparse
