@@ -133,15 +133,17 @@ def compared(load, score, name, options):
         scores = score.score(sites, reference, load.supports(name))
         return [scores[key] for key in ("mean_worst", "log_sd_worst", "sw2", "sw2_floor")]
 
+    def row(method, seconds, found):
+        numbers = [f"{seconds:.1f}", f"{seconds / ours:.2f}", *(f"{x:.3f}" for x in found)]
+        return [name, method, *numbers]
+
     ours = None
     for method, draws, seconds in answers(model, name, options):
         ours = ours or seconds
-        found = [(method, seconds, errors(draws))]
+        found = errors(draws)
+        yield row(method, seconds, found)
         if method == "NumPyro NUTS":
-            found.append(as_near(model, errors, found[0][-1]))
-        for method_, seconds_, errors_ in found:
-            numbers = [f"{seconds_:.1f}", f"{seconds_ / ours:.2f}"]
-            yield [name, method_, *numbers, *(f"{x:.3f}" for x in errors_)]
+            yield row(*as_near(model, errors, found))
 
 
 def main():

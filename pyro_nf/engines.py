@@ -170,9 +170,8 @@ def work(log_density: LogDensity, points: Tensor) -> float:
             nodes = record(lambda u: scored(log_density, u)[1], [points]).graph.nodes
     except Exception:  # a user's code, of which recording may ask too much
         return math.inf
-    return sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies")) / len(
-        points
-    )
+    numbers = sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies"))
+    return numbers / len(points)
 
 
 def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:

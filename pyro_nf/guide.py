@@ -79,7 +79,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
     """
 
     _outer: int
-    company: Company | None = None
+    company: Company | None = None  # of its draws, while a pool asks for an ELBO
 
     def __init__(
         self,
