@@ -41,7 +41,7 @@ FLOWS = ["planar*2", "planar*8", "planar*32", 'nice(mix="orthogonal")*8 + diag',
 STEPS = 5_000
 WIDTH = 2.0  # standard deviation of the normal distribution at the start
 LR = 5e-3
-RISE = 0.5
+RISE = 0.5  # share of the steps in which the weight of the energy rises
 PARTICLES = 1024  # in two dimensions they cost little, and splines need them
 DRAWS, CHUNK = 1_000_000, 100_000
 SIDE, POINTS = 12.0, 2401  # of the grid for the true masses
@@ -124,13 +124,7 @@ def true_shares(energy: Energy) -> Tensor:
 
 
 def fitted(
-    energy: Energy,
-    flow: str,
-    steps: int,
-    seed: int,
-    particles: int = PARTICLES,
-    lr: float = LR,
-    rise: float = RISE,
+    energy: Energy, flow: str, steps: int, seed: int, particles: int, lr: float, rise: float
 ) -> AutoFlowGuide:
     """A guide for the energy, trained; the weight rises over a share of the steps."""
 
