@@ -36,7 +36,7 @@ SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each c
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 5
+VERSION = 6
 
 Compile = Literal["auto", "quick", "full", False]
 
@@ -63,15 +63,17 @@ def fit(
 ) -> Posterior:
     """Fit a posterior to a model by stochastic variational inference.
 
-    A flow guide starts from a normal approximation; then Adam runs at a constant rate until the
-    evidence lower bound is stationary, and while the rate falls to zero; the result is the best
-    of the last iterates' average and the states on the way.
+    A flow guide starts from a normal approximation; then Adam runs in up to three rounds, of 400,
+    1,600 and 2,000 steps, in each of which its rate falls to zero. The run is over where a round
+    has left nothing to win: the importance weights of the guide's draws are nearly equal, or, for
+    guides without a flow, the evidence lower bound is no better than a round before. The result is
+    the best of the last iterates' average and the states on the way. With `steps` there is one
+    round.
 
-    Without `steps`, a guide learns besides from draws of the posterior where its own do not
-    suffice. If the loss is stationary but the log weights still vary, short Markov chains run in
-    the flow's coordinates, and while the rate falls the guide is trained where they went, too; on
-    the way they go on in the coordinates that it has learned. If climbs from all around have found
-    several modes before the fit, the guide is trained on draws of these alone.
+    In the last of the three a guide learns besides from draws of the posterior, since its own do
+    not suffice: short Markov chains run in the flow's coordinates, and the guide is trained where
+    they went, too; on the way they go on in the coordinates that it has learned. If climbs from all
+    around have found several modes before the fit, the guide is trained on draws of these alone.
 
     A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
     A run of which most steps fail, or whose loss rises far above its best, returns to its best

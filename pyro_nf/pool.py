@@ -1,5 +1,6 @@
 """Draws of the posterior from which a guide learns, besides its own."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.runs import NUMERICS
 from pyro_nf.step import Estimate
 from pyro_nf.summits import MAX_DIM
 from pyro_nf.target import Target
@@ -28,6 +30,7 @@ CHOICE = 4  # draws for each chain, from which its start is chosen
 # arms of a posterior one after the other.
 AGAIN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 CHEAP = 500  # log densities of a point up to which they can do so each time, and not the last alone
+LOOK = 1_024  # draws by which the guide is judged
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
 
@@ -85,7 +88,7 @@ class Pool:
                 starts, self.modes = found
                 self.guide.move(starts.mean(0), _root(starts))
                 self.draws = chains(self.target, self.flow, starts)
-        except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model, out there
+        except NUMERICS:  # numerics of the model, out there
             return
 
     def fill(self) -> None:
@@ -94,10 +97,7 @@ class Pool:
             starts = self.draws[torch.randperm(len(self.draws))[: MORE * self.count]]
             self.draws = chains(self.target, self.flow, starts)
             return
-        posterior = self.guide.get_posterior()
-        with torch.no_grad():
-            choice = posterior.sample(torch.Size([CHOICE * self.count]))
-            log_weights = self.target(choice) - posterior.log_prob(choice)
+        choice, log_weights = self._weighed(CHOICE * self.count)
         self.draws, self.slopes = self._drawn(choice[resampled(log_weights, self.count)])
 
     def refill(self) -> None:
@@ -116,6 +116,28 @@ class Pool:
             draws[old], slopes[old] = self.draws[old], self.slopes[old]
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
+
+    def ess(self) -> float:
+        """The effective share of some of the guide's draws as an importance sample."""
+        _, log_weights = self._weighed(LOOK)
+        fine = log_weights.nan_to_num(-math.inf, -math.inf, -math.inf)
+        return float((2 * fine.logsumexp(0) - (2 * fine).logsumexp(0)).exp()) / LOOK
+
+    @torch.no_grad()
+    def _weighed(self, n: int) -> tuple[Tensor, Tensor]:
+        """Draws of the guide, with shape ``(n, D)``, and their log weights, with shape ``(n,)``."""
+        posterior = self.guide.get_posterior()
+        draws = posterior.sample(torch.Size([n]))
+        return draws, self._density(draws) - posterior.log_prob(draws)
+
+    def _density(self, u: Tensor) -> Tensor:
+        """The log density of the posterior; NaN at points with which the numerics fail."""
+        try:
+            return self.target(u)
+        except NUMERICS:
+            if len(u) == 1:
+                return u.new_full((1,), math.nan)
+        return torch.cat([self._density(part) for part in u.chunk(2)])
 
     def _drawn(self, starts: Tensor, settling: int = SETTLING) -> tuple[Tensor, Tensor]:
         """Draws of chains, their last states at the end, and the gradients of log p there."""

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -20,20 +21,16 @@ from pyro_nf.files import write
 from pyro_nf.finals import AVERAGE, Score, choose
 from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
-from pyro_nf.stationarity import MEDIAN, WINDOW, is_exact, is_stationary, level, variance
+from pyro_nf.runs import NUMERICS
+from pyro_nf.schedule import Schedule, level
 from pyro_nf.step import Step
 
 __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
-PATIENCE = 1_600  # steps at the full rate, at most
-LEAST = 350  # steps in which the rate falls to zero
-# The same where the guide is not exact yet, in steps at the full rate: most is won here.
-DECAY = 2
-LONG = 2_000  # the same, and at least, where draws of the posterior take part
-CALM = 0.5  # times the rate there, since such draws may be wild to the guide
-POOR = 0.02  # variance of a log weight, from which draws of the posterior are worth their time
-AVERAGED = 0.2  # share of the decay, its last, over which the parameters are averaged
+WINDOW = 400  # steps over which the progress bar averages the ELBO
+GOOD = 0.99  # effective share of a guide's draws with which it has nothing left to win
+CALM = 0.5  # times the rate where draws of the posterior take part: they may be wild to the guide
 RETRIES = 4  # returns to the best state, each at a smaller rate
 ASTRAY = 10  # nats and spreads that the loss may rise above that of the best state
 SHRINK = 0.3
@@ -71,18 +68,17 @@ class FitError(RuntimeError):
 class Run:
     """The run of a fit, and all that a checkpoint must hold of it.
 
-    The learning rate stays at `lr` until the loss is stationary, then falls to zero by a half
-    cosine; with a given number of steps it falls from the first.
+    The rate falls to zero in rounds, until nothing is left to win or the last of them has ended;
+    in the last, a guide may learn from draws of the posterior, too.
 
     Arguments:
         step: The step.
         lr: The learning rate.
-        steps: The number of steps; None to stop when stationary.
+        steps: The number of steps, in one round; None to stop by itself.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         batches: The data of the steps; None for those that the step has.
         warmup: The number of steps in which the weight of annealing rises.
-        pool: What the guide learns from besides; filled, if it is empty, where the loss has
-            become stationary and the guide is still far from the posterior.
+        pool: What the guide learns from besides; filled before the last round.
         progress: Whether to show a progress bar.
         path: Where to save checkpoints, if anywhere.
         identity: What a checkpoint must agree on to be of this run.
@@ -112,9 +108,8 @@ class Run:
         self.batches, self.warmup = batches, warmup
         self.order = 0 if batches is None else int(torch.randint(2**31, ()))
         self.feed: Iterator[Sequence[Any]] | None = None
-        self.lr, self.retries, self.since = lr, 0, 0  # the step since which it has been this rate
-        self.turn = None if steps is None else 0  # the step at which the rate begins to fall
-        self.length = steps or 0
+        self.schedule = Schedule.of(lr, steps, warmup)
+        self.retries = 0
         self.losses: list[float] = []
         self.message = ""
         self.finished = False
@@ -136,38 +131,57 @@ class Run:
         # In a log file every refresh is a line.
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         with tqdm(
-            total=self._end(),
+            total=self.schedule.end,
             disable=not self.progress,
             initial=len(self.losses),
             mininterval=0.1 if watched else LOG_EVERY,
         ) as bar:
             try:
                 self._compile(compile, bar)
-                while (end := self._end()) is None or len(self.losses) < end:
+                while not self._is_done():
                     started = time.perf_counter()
                     self._block()
                     self._look()
                     self._show(bar)
                     if compile == "auto":
                         self._upgrade((time.perf_counter() - started) / BLOCK, bar)
-                how = "stationary" if self.turn else "finished"
+                how = "finished" if self.schedule.is_last else "stationary"
             except KeyboardInterrupt:
                 how = "interrupted"
         self._finish(how)
 
-    def _end(self) -> int | None:
-        return None if self.turn is None else self.turn + self.length
+    def _is_done(self) -> bool:
+        """Whether no round is left; where one has ended, the next begins."""
+        if len(self.losses) < self.schedule.end:
+            return False
+        if self.schedule.is_last:
+            return True
+        if self.summed:
+            self._set(self.sum / self.summed)
+        if self._is_stationary():
+            return True
+        several = self.pool is not None and self.pool.several
+        self.schedule.advance(to_last=several)
+        self._forget()
+        if self.pool is not None and self.schedule.is_last:
+            self._fill(self.pool)
+        return False
 
-    def _rate(self, index: int) -> float:
-        if self.turn is None:
-            return self.lr
-        return self.lr * (1 + math.cos(math.pi * (index - self.turn) / self.length)) / 2
+    def _is_stationary(self) -> bool:
+        """Whether nothing is left to win."""
+        if self.pool is None:
+            return self.schedule.is_stationary(self.losses, self.step.elbo.num_particles)
+        return not self.pool.several and self.pool.ess() > GOOD
+
+    def _forget(self) -> None:
+        """Begin another average of the iterates."""
+        self.sum, self.summed = torch.zeros_like(self.first), 0
 
     def _block(self) -> None:
         """Take some steps."""
-        begin, end = len(self.losses), self._end()
-        count = BLOCK if end is None else min(BLOCK, end - begin)
-        averaging = math.inf if end is None else end - max(1, int(AVERAGED * self.length))
+        begin, end = len(self.losses), self.schedule.end
+        count = min(BLOCK, end - begin)
+        averaging = end - self.schedule.tail
         losses = []
         failure: Exception | None = None
         for index in range(begin, begin + count):
@@ -176,8 +190,8 @@ class Run:
             if self.feed is not None:
                 self.step.feed(next(self.feed), self.step.data[1])
             try:
-                losses.append(self.step(self._rate(index)))
-            except (RuntimeError, ValueError, ArithmeticError) as error:
+                losses.append(self.step(self.schedule.rate(index)))
+            except NUMERICS as error:
                 failure = error  # of the model's numerics: costs this step
                 losses.append(torch.tensor(math.nan))
             if index >= averaging:
@@ -202,14 +216,13 @@ class Run:
     def _return(self) -> None:
         """Go on from the best state, at a smaller rate."""
         self.retries += 1
-        self.lr *= SHRINK
-        self.since = len(self.losses)
+        self.schedule.lr *= SHRINK
         self._set(self.best)
         self.step.adam.reset()
-        self.sum, self.summed = torch.zeros_like(self.first), 0
+        self._forget()
 
     def _look(self) -> None:
-        """Keep the best state, decide whether the loss is stationary, save."""
+        """Keep the best state, let chains go on, save."""
         block = [loss for loss in self.losses[-BLOCK:] if math.isfinite(loss)]
         done = len(self.losses)
         annealing = done < self.warmup  # and the loss another one
@@ -218,19 +231,9 @@ class Run:
             self.best_spread = level(block, BLOCK)[1]
         elif block and not annealing and self._is_astray(block):
             self._return()
-        particles = self.step.elbo.num_particles
-        if self.turn is None and not annealing:
-            recent = self.losses[self.since :]
-            if is_exact(recent, particles):
-                self.turn, self.length = done, max(done, LEAST)
-            elif is_stationary(recent) or done >= PATIENCE + self.warmup:
-                poor = variance(self.losses, particles) > POOR
-                self.turn, self.length = done, DECAY * done
-                if self.pool is not None and (poor or self.pool.several):
-                    self._fill(self.pool)
-        elif self.turn is not None and self.pool is not None and self.pool.slopes is not None:
-            gone = done - self.turn
-            again = [int(share * self.length) for share in self.pool.again]
+        if self.pool is not None and self.pool.slopes is not None:
+            gone = done - self.schedule.turn
+            again = [int(share * self.schedule.length) for share in self.pool.again]
             if any(gone - BLOCK < steps <= gone for steps in again):
                 self._refill(self.pool)
         if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
@@ -247,30 +250,30 @@ class Run:
         """Learn from draws of the posterior, too, while the rate falls."""
         try:
             pool.fill()
-        except (RuntimeError, ValueError, ArithmeticError):  # numerics of the model: go without
+        except NUMERICS:  # numerics of the model: go without
             return
         if not self.step.aim(pool.objective):  # planar's inverse, say, ends when it is exact
             pool.draws = pool.slopes = None
             return
-        self.length = max(len(self.losses), LONG)
         self.step.adam.reset()  # gradients are of another size now
         if not pool.several:
-            self.lr *= CALM
+            self.schedule.lr *= CALM
         self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
 
     def _refill(self, pool: Pool) -> None:
         """Learn from other draws of the posterior from here on."""
         try:
             pool.refill()
-        except (RuntimeError, ValueError, ArithmeticError):  # numerics: the old ones serve
+        except NUMERICS:  # numerics: the old ones serve
             return
         self.best_loss = math.inf  # what is best so far was so for others
 
     def _finish(self, how: str) -> None:
         """Choose among the states that could be the result, by their losses on equal draws."""
-        states = {"the last iterate": self.step.parameters(), "the best state": self.best}
-        if self.summed:
+        states: dict[str, Tensor] = {}
+        if self.summed:  # the first, since a round that was the last has set it
             states[f"{AVERAGE} of {self.summed} iterates"] = self.sum / self.summed
+        states |= {"the last iterate": self.step.parameters(), "the best state": self.best}
         states["the start"] = self.first
         self.step.weight.fill_(1.0)
         # The same batches for all of them.
@@ -302,7 +305,7 @@ class Run:
                 self.step.feed(args, self.step.data[1])
                 try:
                     losses.append(self.step(0.0))
-                except (RuntimeError, ValueError, ArithmeticError):
+                except NUMERICS:
                     losses.append(torch.tensor(math.nan))
         rest = self.pool.loss() if self.pool else 0.0
         return Score(torch.stack([loss.to(self.sum) for loss in losses]), rest)
@@ -336,8 +339,7 @@ class Run:
             return
         if len(self.first) > COMPILE_MOST:
             return
-        end = self._end()
-        left = (end or 2 * len(self.losses)) - len(self.losses)
+        left = self.schedule.end - len(self.losses)
         price = COMPILE_TIME[0] + COMPILE_TIME[1] * self.step.nodes
         if left * min(COMPILE_GAIN * self.step.nodes, seconds / 2) > price:
             bar.set_description("compiling")
@@ -346,9 +348,9 @@ class Run:
             bar.set_description("fitting")
 
     def _show(self, bar: Any) -> None:
-        bar.total = self._end()
+        bar.total = self.schedule.end
         loss, spread = level(self.losses, WINDOW)
-        error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
+        error = spread / math.sqrt(min(WINDOW, len(self.losses)))
         epoch = self.batches.length if self.batches is not None else None
         where = f"epoch {len(self.losses) // epoch}, " if epoch else ""
         bar.set_postfix_str(f"{where}ELBO {-loss:.2f} ± {error:.2f}", refresh=False)
@@ -360,7 +362,8 @@ class Run:
         """Write a checkpoint; a path that cannot be written is a warning, and the run goes on."""
         assert self.path is not None  # the callers have looked
         self._saved = time.monotonic()
-        content = {name: getattr(self, name) for name in _KEPT}
+        content: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
+        content |= {"schedule": asdict(self.schedule)}
         content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
         content |= {"adam": self.step.adam.state(), "random": torch.get_rng_state()}
         content["pool"] = (
@@ -387,6 +390,7 @@ class Run:
             )
         for name in _KEPT:
             setattr(self, name, content[name])
+        self.schedule = Schedule(**content["schedule"])
         for module, state in zip(self.modules, content["modules"], strict=True):
             module.load_state_dict(state)
         if self.pool is not None:
@@ -399,6 +403,6 @@ class Run:
 
 
 _KEPT = (
-    *("identity", "lr", "retries", "since", "turn", "length", "losses", "message", "finished"),
-    *("order", "first", "best", "best_loss", "best_spread", "sum", "summed"),
+    *("identity", "retries", "losses", "message", "finished", "order"),
+    *("first", "best", "best_loss", "best_spread", "sum", "summed"),
 )

@@ -15,7 +15,7 @@ ROOT = Path(pyro_nf.__file__).parent
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
     "adam annealing batching blame datafile diagnosis estimate examples files finals nets "
-    "randomness record root rows sites stationarity store summary summits target triangular",
+    "randomness record root rows schedule sites store summary summits target triangular",
     "batches canvas engines flow runs",
     "adapt chains contract coupling distribution enumeration explore features plots step whiten",
     "joint registry",
