@@ -65,10 +65,10 @@ def fit(
 
     A flow guide starts from a normal approximation; then Adam runs in up to three rounds, of 400,
     1,600 and 2,000 steps, in each of which its rate falls to zero. The run is over where a round
-    has left nothing to win: the importance weights of the guide's draws are nearly equal, or, for
-    guides without a flow, the evidence lower bound is no better than a round before. The result is
-    the best of the last iterates' average and the states on the way. With `steps` there is one
-    round.
+    has left nothing to win: the importance weights of the guide's draws are nearly equal, or, where
+    no draws of the posterior can be made, the evidence lower bound is no better than a round
+    before. The result is the best of the last iterates' average and the states on the way. With
+    `steps` there is one round.
 
     In the last of the three a guide learns besides from draws of the posterior, since its own do
     not suffice: short Markov chains run in the flow's coordinates, and the guide is trained where

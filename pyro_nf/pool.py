@@ -30,7 +30,6 @@ CHOICE = 4  # draws for each chain, from which its start is chosen
 # arms of a posterior one after the other.
 AGAIN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 CHEAP = 500  # log densities of a point up to which they can do so each time, and not the last alone
-LOOK = 1_024  # draws by which the guide is judged
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
 
@@ -97,7 +96,10 @@ class Pool:
             starts = self.draws[torch.randperm(len(self.draws))[: MORE * self.count]]
             self.draws = chains(self.target, self.flow, starts)
             return
-        choice, log_weights = self._weighed(CHOICE * self.count)
+        posterior = self.guide.get_posterior()
+        with torch.no_grad():
+            choice = posterior.sample(torch.Size([CHOICE * self.count]))
+            log_weights = self._density(choice) - posterior.log_prob(choice)
         self.draws, self.slopes = self._drawn(choice[resampled(log_weights, self.count)])
 
     def refill(self) -> None:
@@ -116,19 +118,6 @@ class Pool:
             draws[old], slopes[old] = self.draws[old], self.slopes[old]
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
-
-    def ess(self) -> float:
-        """The effective share of some of the guide's draws as an importance sample."""
-        _, log_weights = self._weighed(LOOK)
-        fine = log_weights.nan_to_num(-math.inf, -math.inf, -math.inf)
-        return float((2 * fine.logsumexp(0) - (2 * fine).logsumexp(0)).exp()) / LOOK
-
-    @torch.no_grad()
-    def _weighed(self, n: int) -> tuple[Tensor, Tensor]:
-        """Draws of the guide, with shape ``(n, D)``, and their log weights, with shape ``(n,)``."""
-        posterior = self.guide.get_posterior()
-        draws = posterior.sample(torch.Size([n]))
-        return draws, self._density(draws) - posterior.log_prob(draws)
 
     def _density(self, u: Tensor) -> Tensor:
         """The log density of the posterior; NaN at points with which the numerics fail."""

@@ -29,7 +29,6 @@ __all__ = ["FitError", "Run"]
 
 BLOCK = 50  # steps between two looks at the run
 WINDOW = 400  # steps over which the progress bar averages the ELBO
-GOOD = 0.99  # effective share of a guide's draws with which it has nothing left to win
 CALM = 0.5  # times the rate where draws of the posterior take part: they may be wild to the guide
 RETRIES = 4  # returns to the best state, each at a smaller rate
 ASTRAY = 10  # nats and spreads that the loss may rise above that of the best state
@@ -169,9 +168,11 @@ class Run:
 
     def _is_stationary(self) -> bool:
         """Whether nothing is left to win."""
-        if self.pool is None:
-            return self.schedule.is_stationary(self.losses, self.step.elbo.num_particles)
-        return not self.pool.several and self.pool.ess() > GOOD
+        if self.pool is not None and self.pool.several:
+            return False  # of what it has not seen, a guide's own draws say nothing
+        if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
+            return True
+        return self.pool is None and self.schedule.is_idle(self.losses)
 
     def _forget(self) -> None:
         """Begin another average of the iterates."""

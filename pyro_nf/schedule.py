@@ -67,16 +67,18 @@ class Schedule:
         self.round = len(ROUNDS) - 1 if to_last else self.round + 1
         self.length = ROUNDS[self.round]
 
-    def is_stationary(self, losses: Sequence[float], particles: int) -> bool:
-        """Whether the round has won nothing that is worth its time, or nothing is left to win.
+    def is_exact(self, losses: Sequence[float], particles: int) -> bool:
+        """Whether the log weights are constant, with rare draws far out counted in full.
 
-        With the path gradient the latter is so where the log weights are constant.
+        With the path gradient nothing is left to learn then.
         """
-        loss, spread = level(losses, self.tail)
-        if particles * spread**2 < EXACT:
-            return True
+        return particles * float(torch.tensor(losses[-self.tail :]).double().var()) < EXACT
+
+    def is_idle(self, losses: Sequence[float]) -> bool:
+        """Whether the round has won nothing that is worth its time."""
         if not self.round:
             return False
+        loss, spread = level(losses, self.tail)
         tail = _tail(ROUNDS[self.round - 1])
         old, old_spread = level(losses[: self.turn], tail)
         noise = MEDIAN * math.hypot(old_spread / math.sqrt(tail), spread / math.sqrt(self.tail))

@@ -325,18 +325,7 @@ def test_a_step_takes_another_objective_in_every_tier():
     assert torch.allclose(*ends, rtol=1e-10, atol=1e-12)
 
 
-def test_a_guide_is_judged_by_the_weights_of_its_draws():
-    torch.manual_seed(0)
-    model = flat(2, lambda u: u.square().sum(-1) / 2)
-    at_zero = init_to_value(values={"u": torch.zeros(2, dtype=DOUBLE)})
-    exact = Pool(*target_of(model, init_scale=1.0, init_loc_fn=at_zero), 8)
-    assert exact.ess() > 1 - 1e-10
-    # Of a normal guide s times as wide it is sqrt(2 - 1 / s^2) / s in each of the two coordinates.
-    wide = Pool(*target_of(model, init_scale=2.0, init_loc_fn=at_zero), 8)
-    assert abs(wide.ess() - 7 / 16) < 0.05
-
-
-def test_draws_with_which_the_numerics_fail_have_no_weight():
+def test_chains_start_where_the_numerics_do_not_fail():
     def picky(u):
         if bool((u[..., 0] > 1).any()):
             raise ValueError("too large")
@@ -345,8 +334,6 @@ def test_draws_with_which_the_numerics_fail_have_no_weight():
     torch.manual_seed(0)
     at_zero = init_to_value(values={"u": torch.zeros(2, dtype=DOUBLE)})
     pool = Pool(*target_of(flat(2, picky), init_scale=1.0, init_loc_fn=at_zero), 32)
-    # What is left of the normal distribution below one.
-    assert abs(pool.ess() - 0.841) < 0.04  # of 1,024 draws the standard error is 0.011
     pool.fill()
     assert float(pool.draws[:, 0].max()) <= 1
 
@@ -393,7 +380,7 @@ def test_improper_priors_are_explored_too():
 def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch, energy, at):
     monkeypatch.setattr("pyro_nf.run.SAVE_EVERY", 0.0)
     monkeypatch.setattr("pyro_nf.schedule.ROUNDS", (200, 200, 500))
-    monkeypatch.setattr("pyro_nf.run.GOOD", 1.0)
+    monkeypatch.setattr("pyro_nf.schedule.EXACT", 0.0)
     save = Run.save
 
     def save_and_keep(self):

@@ -13,7 +13,7 @@ from pyro_nf.registry import register
 
 __all__ = ["SplineCoupling"]
 
-LEAST = 1e-2  # share of the interval that each bin has, and slope that each knot has, at least
+LEAST = 1e-3  # share of the interval that each bin has, and slope that each knot has, at least
 MAX_BINS = 50
 MILD = 0.25  # of the network's numbers: all knots of a spline move at each step of an optimizer
 
