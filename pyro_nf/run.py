@@ -137,7 +137,7 @@ class Run:
         ) as bar:
             try:
                 self._compile(compile, bar)
-                while not self._is_done():
+                while len(self.losses) < self.schedule.end or self._begin_round():
                     started = time.perf_counter()
                     self._block()
                     self._look()
@@ -149,22 +149,20 @@ class Run:
                 how = "interrupted"
         self._finish(how)
 
-    def _is_done(self) -> bool:
-        """Whether no round is left; where one has ended, the next begins."""
-        if len(self.losses) < self.schedule.end:
-            return False
+    def _begin_round(self) -> bool:
+        """Begin the next round from the average of this one, if it has left anything to win."""
         if self.schedule.is_last:
-            return True
+            return False
         if self.summed:
             self._set(self.sum / self.summed)
         if self._is_stationary():
-            return True
+            return False
         several = self.pool is not None and self.pool.several
         self.schedule.advance(to_last=several)
         self._forget()
         if self.pool is not None and self.schedule.is_last:
             self._fill(self.pool)
-        return False
+        return True
 
     def _is_stationary(self) -> bool:
         """Whether nothing is left to win."""
