@@ -26,11 +26,11 @@ class Summary:
         values: The table, with shape ``(rows, columns)``.
 
     Example:
-        >>> summary = summarize({"theta": torch.randn(1000, 2)})
+        >>> summary = summarize({"theta": torch.arange(10.0).reshape(5, 2)})
         >>> summary.rows
         ('theta[0]', 'theta[1]')
-        >>> round(summary["theta[0]"]["sd"], 1)
-        1.0
+        >>> summary["theta[0]"]["mean"]
+        4.0
     """
 
     rows: tuple[str, ...]
