@@ -22,7 +22,7 @@ from pyro_nf.finals import AVERAGE, Score, choose
 from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.runs import NUMERICS
-from pyro_nf.schedule import Schedule, level
+from pyro_nf.schedule import MEDIAN, Schedule, level
 from pyro_nf.step import Step
 
 __all__ = ["FitError", "Run"]
@@ -349,7 +349,7 @@ class Run:
     def _show(self, bar: Any) -> None:
         bar.total = self.schedule.end
         loss, spread = level(self.losses, WINDOW)
-        error = spread / math.sqrt(min(WINDOW, len(self.losses)))
+        error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
         epoch = self.batches.length if self.batches is not None else None
         where = f"epoch {len(self.losses) // epoch}, " if epoch else ""
         bar.set_postfix_str(f"{where}ELBO {-loss:.2f} ± {error:.2f}", refresh=False)

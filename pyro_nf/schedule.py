@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["ROUNDS", "Schedule", "level"]
+__all__ = ["MEDIAN", "ROUNDS", "Schedule", "level"]
 
 # Steps of a run that ends by itself. Nearly normal posteriors need no more than the first; in the
 # last, draws of the posterior may take part.
