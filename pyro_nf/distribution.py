@@ -10,33 +10,7 @@ from torch.distributions import constraints
 
 from pyro_nf.flow import Conditioned, Flow
 
-__all__ = ["Company", "FlowDistribution"]
-
-
-class Company:
-    """Points that go through a flow with a sample of its distribution, in one pass for both.
-
-    Arguments:
-        x: The points in the base's space, with shape ``(n, D)``.
-
-    Attributes:
-        result: What ``Flow.forward_and_score`` gives for them, once they have gone.
-    """
-
-    result: tuple[Tensor, Tensor, Tensor]
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def take_along(
-        self, flow: Flow, x: Tensor, score: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``Flow.forward_and_score`` gives for a sample x of shape ``(m, D)``."""
-        rows = torch.cat([x, self.x])
-        y, log_det, score_of_y = flow.forward_and_score(rows, score(rows))
-        m = len(x)
-        self.result = y[m:], log_det[m:], score_of_y[m:]
-        return y[:m], log_det[:m], score_of_y[:m]
+__all__ = ["FlowDistribution"]
 
 
 class FlowDistribution(TorchDistribution):
@@ -63,7 +37,6 @@ class FlowDistribution(TorchDistribution):
         flow: The flow, its context fixed.
         score: The gradient of the base's log density, a function of x; None for the total
             gradient.
-        company: Points that go along with each sample that has a path gradient.
 
     Example:
         >>> import pyro.distributions as dist
@@ -83,19 +56,17 @@ class FlowDistribution(TorchDistribution):
         base: TorchDistribution,
         flow: Flow,
         score: Callable[[Tensor], Tensor] | None = None,
-        company: "Company | None" = None,
     ) -> None:
         self.base = base
         self.flow = flow
         self.score = score
-        self.company = company
         self._sample: tuple[Tensor, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
         """The same distribution with a larger batch shape."""
         base = self.base.expand(torch.Size(batch_shape))
-        return FlowDistribution(base, self.flow, self.score, self.company)
+        return FlowDistribution(base, self.flow, self.score)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """A reparametrised sample, with shape ``(*sample_shape, *batch_shape, D)``."""
@@ -107,10 +78,8 @@ class FlowDistribution(TorchDistribution):
         score = None
         if self.score is None or not with_grad:
             y, log_det = self.flow.forward_and_log_det(x)
-        elif self.company is None:
-            y, log_det, score = self.flow.forward_and_score(x, self.score(x))
         else:
-            y, log_det, score = self.company.take_along(self.flow, x, self.score)
+            y, log_det, score = self.flow.forward_and_score(x, self.score(x))
         log_prob = self.base.log_prob(x.reshape(shape)) - log_det.reshape(shape[:-1])
         if score is not None:
             # Adds zero, whose gradient in y is the score.

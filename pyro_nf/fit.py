@@ -31,12 +31,11 @@ DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
 PARTICLES = 64
 FEW_PARTICLES = 16  # for models in which a particle costs so much that more would cost more time
 CHEAP = 500  # log densities of a particle up to which the particles cost next to nothing
-CHAINS = 4  # for each particle, of those that draw from the posterior
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
 STARTS = 5  # first runs of a model whose numerics may fail now and then
-VERSION = 6
+VERSION = 7
 
 Compile = Literal["auto", "quick", "full", False]
 
@@ -70,7 +69,10 @@ def fit(
     before. The result is the best of the last iterates' average and the states on the way. With
     `steps` there is one round.
 
-    In the last of the three a guide learns besides from draws of the posterior, since its own do
+    In the first two the draws that train are a little wider than the guide's, so that its tails are
+    trained too; the losses are those of its own draws all the same.
+
+    In the last a guide learns besides from draws of the posterior, since its own do
     not suffice: short Markov chains run in the flow's coordinates, and the guide is trained where
     they went, too; on the way they go on in the coordinates that it has learned. If climbs from all
     around have found several modes before the fit, the guide is trained on draws of these alone.
@@ -160,7 +162,7 @@ def fit(
         if elbo is None:
             elbo = _default_elbo(model, guide, target, args, kwargs, particles)
             if target and steps is None and source is None and isinstance(guide, AutoFlowGuide):
-                pool = pool_of(guide, target, CHAINS * elbo.num_particles)
+                pool = pool_of(guide, target, elbo.num_particles)
         if pool is not None and new and saved is None:
             with tqdm(desc="exploring", disable=not progress, leave=False):
                 pool.explore()

@@ -15,7 +15,7 @@ from torch.distributions import biject_to
 from torch.quasirandom import SobolEngine
 
 from pyro_nf import sites
-from pyro_nf.distribution import Company, FlowDistribution
+from pyro_nf.distribution import FlowDistribution
 from pyro_nf.flow import Chain, Flow
 from pyro_nf.flows.linear import Diag
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
@@ -79,7 +79,6 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
     """
 
     _outer: int
-    company: Company | None = None  # of its draws, while a pool asks for an ELBO
 
     def __init__(
         self,
@@ -233,7 +232,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         flow = self._made()
         path = self.gradient == "path" and flow.carries_score
         score = torch.neg if path else None
-        return FlowDistribution(self._base_of(flow), flow, score, self.company)
+        return FlowDistribution(self._base_of(flow), flow, score)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

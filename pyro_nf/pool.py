@@ -1,18 +1,17 @@
 """Draws of the posterior from which a guide learns, besides its own."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pyro_nf.chains import SETTLING, chains
 from pyro_nf.diagnosis import resampled
-from pyro_nf.distribution import Company
 from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.objective import WEIGHT, beside, wide
 from pyro_nf.runs import NUMERICS
 from pyro_nf.step import Estimate
 from pyro_nf.summits import MAX_DIM
@@ -20,11 +19,8 @@ from pyro_nf.target import Target
 
 __all__ = ["Pool", "pool_of"]
 
-BATCH = 128  # draws a step
-MANY = 256  # of them where they alone are trained
+CHAINS = 4  # for each of the guide's own draws a step
 MORE = 4  # times as many chains for several modes
-WEIGHT = 4.0  # of the divergence, beside that of the ELBO
-FAR = 10.0  # times the median of their gaps, from which a draw counts for no more
 CHOICE = 4  # draws for each chain, from which its start is chosen
 # Shares of the decay of the rate at which the chains go on, in better coordinates; they reach far
 # arms of a posterior one after the other.
@@ -34,22 +30,12 @@ LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
 
 class Pool:
-    r"""The divergence KL(p || q) from a pool of posterior draws u.
-
-    The ELBO's divergence KL(q || p) asks little for mass that q leaves out, this one much. Its
-    gradient in the parameters of the flow, too, is one along paths, without noise at q = p:
-
-    .. math:: E_p[(\nabla \log q(u) - \nabla \log p(u))^\top \partial_\theta f_\theta(x)],
-        \qquad x = f_\theta^{-1}(u)
-
-    References:
-        Fast and unified path gradient estimators for normalizing flows (Vaitl et al., 2024)
-        https://arxiv.org/abs/2403.15881
+    """A pool of posterior draws u, by chains in the guide's coordinates, and what it trains.
 
     Arguments:
         guide: A guide whose flow carries the score.
         target: The log density of the posterior.
-        count: The number of chains that draw.
+        particles: The number of the guide's own draws a step; there are `CHAINS` chains for each.
 
     Attributes:
         draws: The pool, with shape ``(n, D)``; None before there is one.
@@ -58,8 +44,9 @@ class Pool:
         again: Shares of the decay of the rate, at which the pool is to be refilled.
     """
 
-    def __init__(self, guide: AutoFlowGuide, target: Target, count: int) -> None:
-        self.guide, self.target, self.count = guide, target, count
+    def __init__(self, guide: AutoFlowGuide, target: Target, particles: int) -> None:
+        self.guide, self.target, self.particles = guide, target, particles
+        self.count = CHAINS * particles  # of chains
         self.draws: Tensor | None = None
         self.slopes: Tensor | None = None
         self.modes = 1
@@ -134,42 +121,11 @@ class Pool:
         scores = traced_scores(self.target, starts)
         return draws, torch.cat([scores(part)[1] for part in draws.split(len(starts))])
 
-    def objective(self, elbo: Callable[[], Estimate]) -> Estimate:
-        r"""The ELBO's loss, and what has the gradient to follow, by some draws of the pool.
-
-        Nothing in the gradients of densities tells the shares of several modes. For these it is
-        the likelihood of the draws alone that is trained: the gradient of -log q(u) is that of
-
-        .. math:: \log |\det J_f(x)| + s^\top f(x)
-
-        at fixed x and fixed score s of q at u. The flow is not differentiated backwards.
-
-        Along paths, one draw where the guide has next to no mass could outweigh all others. In
-        the coordinates of x, where all places are alike, its gap is cut to some times the median.
-        """
-        assert self.draws is not None  # the callers have filled it
-        batch = MANY if self.several else BATCH
-        chosen = torch.randint(len(self.draws), (batch,), device=self.draws.device)
-        flow = self.flow
-        with torch.no_grad():
-            x, _ = flow.inverse_and_log_det(self.draws[chosen])
-        company = Company(x.requires_grad_(not self.several))
-        self.guide.company = company
-        try:
-            loss, surrogate = elbo()
-        finally:
-            self.guide.company = None
-        u, log_det, score = company.result
-        assert surrogate is not None  # Trace_ELBO has one
-        if self.several:
-            return loss, (log_det + (score.detach() * u).sum(-1)).mean()
-        assert self.slopes is not None  # filled with the draws
-        gap = score.detach() - self.slopes[chosen]
-        (of_x,) = torch.autograd.grad(u, x, gap, retain_graph=True)
-        size = of_x.norm(dim=-1, keepdim=True)
-        most = FAR * size.median() + torch.finfo(size.dtype).tiny  # for gaps of zero
-        gap = gap * (most / size.clamp_min(most))
-        return loss, surrogate + WEIGHT * (gap * u).sum(-1).mean()
+    def objective(self) -> Estimate:
+        """The ELBO's loss, and what has the gradient to follow: with draws of the pool, if any."""
+        if self.draws is None:
+            return wide(self.target, self.flow, self.particles)
+        return beside(self.target, self.flow, self.particles, self.draws, self.slopes)
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -186,7 +142,7 @@ def _root(draws: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.cov(draws.T).reshape(draws.shape[-1], -1))
 
 
-def pool_of(guide: AutoFlowGuide, target: Target, count: int) -> Pool | None:
+def pool_of(guide: AutoFlowGuide, target: Target, particles: int) -> Pool | None:
     """A pool, still empty, if there can be one for this guide."""
     able = target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
-    return Pool(guide, target, count) if able else None
+    return Pool(guide, target, particles) if able else None

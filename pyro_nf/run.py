@@ -116,7 +116,7 @@ class Run:
         self.best, self.best_loss, self.best_spread = self.first, math.inf, 0.0
         self.sum, self.summed = torch.zeros_like(self.first), 0
         self._saved = time.monotonic()
-        if pool is not None and pool.draws is not None:
+        if pool is not None and not warmup:
             step.aim(pool.objective)
 
     # ---------------------------------------------------------------- the run

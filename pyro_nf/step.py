@@ -76,7 +76,7 @@ class Step:
             raise ValueError("neither the model nor the guide has a parameter to train")
         self.adam = Adam(self.leaves)
         self.nodes = 0
-        self.objective: Callable[[Callable[[], Estimate]], Estimate] = lambda elbo: elbo()
+        self.objective: Callable[[], Estimate] = self.estimate
         self._graph: torch.fx.GraphModule | None = None
         self._engine: engines.Engine | None = None
         self.weight = torch.ones_like(self.adam.count)
@@ -133,7 +133,7 @@ class Step:
         for leaf, part in zip(self.leaves, parts, strict=True):
             leaf.copy_(part.reshape(leaf.shape))
 
-    def aim(self, objective: Callable[[Callable[[], Estimate]], Estimate]) -> bool:
+    def aim(self, objective: Callable[[], Estimate]) -> bool:
         """Use another objective from the next step on, unless that would end a compiled tier.
 
         Arguments:
@@ -180,7 +180,7 @@ class Step:
 
         None where the surrogate does not depend on a leaf.
         """
-        loss, surrogate = self.objective(self.estimate)
+        loss, surrogate = self.objective()
         found: Sequence[Tensor | None]
         if surrogate is None:  # the ELBO has called backward itself
             found = [leaf.grad for leaf in self.leaves]

@@ -12,10 +12,9 @@ from torch.distributions import constraints
 
 from pyro_nf import AutoFlowGuide, Flow, fit, make_flow
 from pyro_nf.chains import chains
-from pyro_nf.distribution import Company, FlowDistribution
 from pyro_nf.engines import quick, tidy, traced, work
 from pyro_nf.explore import explore
-from pyro_nf.pool import AGAIN, WEIGHT, Pool, pool_of
+from pyro_nf.pool import AGAIN, Pool, pool_of
 from pyro_nf.record import record
 from pyro_nf.run import Run
 from pyro_nf.step import Step
@@ -211,76 +210,11 @@ def test_work_counts_what_a_point_costs():
     assert work(lambda u: u.sum(-1) * float(u.sum()), points) == math.inf  # leaves the graph
 
 
-def test_company_goes_the_way_of_a_sample():
-    torch.manual_seed(0)
-    base = dist.Normal(torch.zeros(3, dtype=DOUBLE), 1.0).to_event(1)
-    flow = make_flow("affine_coupling*2 + tails", 3).double()
-    company = Company(torch.randn(4, 3, dtype=DOUBLE))
-    torch.manual_seed(1)
-    q = FlowDistribution(base, flow, torch.neg, company).expand((5,))
-    sample = q.rsample()
-    torch.manual_seed(1)
-    alone = FlowDistribution(base, flow, torch.neg).expand((5,))
-    other = alone.rsample()
-    torch.testing.assert_close(sample, other)
-    torch.testing.assert_close(q.log_prob(sample), alone.log_prob(other))
-    for found, expected in zip(
-        company.result, flow.forward_and_score(company.x, -company.x), strict=True
-    ):
-        torch.testing.assert_close(found, expected)
-
-
-def filled(flow, model, count=64):
+def filled(flow, model, particles=16):
     guide, target = target_of(model, flow)
-    pool = Pool(guide, target, count)
+    pool = Pool(guide, target, particles)
     pool.fill()
     return guide, pool
-
-
-def gradient(pool, guide, times=1):
-    found = []
-    parameters = list(guide.parameters())
-
-    def nothing():
-        """Of an ELBO only that it draws from the guide."""
-        guide()
-        return torch.zeros(()), torch.zeros(())
-
-    for _ in range(times):
-        _, surrogate = pool.objective(nothing)
-        parts = torch.autograd.grad(surrogate, parameters, allow_unused=True)
-        found.append(torch.cat([part.reshape(-1) for part in parts if part is not None]))
-    return torch.stack(found)
-
-
-def test_draws_of_the_posterior_ask_for_nothing_where_the_guide_is_exact():
-    torch.manual_seed(0)
-    start = init_to_value(values={"u": torch.zeros(2, dtype=DOUBLE)})
-    guide = AutoFlowGuide(
-        flat(2, lambda u: u.square().sum(-1) / 2), "diag", init_loc_fn=start, init_scale=1.0
-    ).setup()
-    pool = Pool(guide, Target(guide), 64)
-    pool.fill()
-    assert float(gradient(pool, guide).abs().max()) < 1e-10
-
-
-def test_both_gradients_of_the_pool_are_those_of_the_likelihood():
-    torch.manual_seed(0)
-    guide, pool = filled("planar*2", flat(2, scaled), count=2000)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    parameters = list(guide.parameters())
-    x, log_det = guide.get_transform().inverse_and_log_det(pool.draws)
-    exact = torch.autograd.grad((x.square().sum(-1) / 2 - log_det).mean(), parameters)
-    exact = torch.cat([part.reshape(-1) for part in exact])
-    for several, weight in ((True, 1.0), (False, WEIGHT)):
-        pool.modes = 1 + several
-        found = gradient(pool, guide, 300) / weight
-        error = found.std(0) / math.sqrt(len(found))
-        # Along paths the mean is exact for the posterior, of which the pool is a sample.
-        slack = 0.0 if several else 0.1
-        assert bool(((found.mean(0) - exact).abs() < 5 * error + slack).all())
 
 
 def test_there_is_no_pool_where_there_can_be_none():
