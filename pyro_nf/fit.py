@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pyro_nf.amortized import AmortizedFlowGuide
 from pyro_nf.annealing import Anneal
 from pyro_nf.batches import Batches, refuse_local_latents
+from pyro_nf.engines import work
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.identity import Gradient, name_apart
@@ -30,7 +31,7 @@ __all__ = ["FitError", "fit"]
 DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
 PARTICLES = 64
 FEW_PARTICLES = 16  # for models in which a particle costs so much that more would cost more time
-CHEAP = 500  # log densities of a particle up to which the particles cost next to nothing
+CHEAP = 20_000  # numbers that a log density may compute for all its particles to be taken
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
@@ -97,8 +98,9 @@ def fit(
         elbo: One of Pyro's ELBOs; by default ``Trace_ELBO`` with vectorized particles.
         steps: The number of steps; by default as many as are needed.
         epochs: The number of steps in passes over the batches.
-        particles: The number of draws a step; by default 64, down to 16 for models of more than
-            500 rows of data, or 4 where the model cannot be vectorized; 1 with an amortized guide.
+        particles: The number of draws a step; by default 64, down to 16 for models of which a
+            log density takes more than 20,000 numbers on its way, or 4 where the model cannot be
+            vectorized; 1 with an amortized guide.
         lr: The learning rate of Adam.
         anneal: ``"energy"`` to weight the model's log density by a number that rises to one, as in
             the paper, ``"kl"`` to weight all but the likelihood, a warm-up of the KL.
@@ -151,18 +153,19 @@ def fit(
             saved = read(checkpoint, "checkpoint")
         new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
         name_apart(guide)
-        target = None
+        target, effort = None, 0.0
         if elbo is None and isinstance(guide, AutoContinuous):
             guide(*args, **kwargs)  # set up
             target = Target(guide, args, kwargs)
+            effort = work(target, target.start.expand(2, -1)) if target.vectorized else 0.0
         if isinstance(guide, AutoFlowGuide) and new and saved is None:
             with tqdm(desc="warm start", disable=not progress, leave=False):
                 guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
         pool = None
         if elbo is None:
-            elbo = _default_elbo(model, guide, target, args, kwargs, particles)
+            elbo = _default_elbo(model, guide, target, effort, args, kwargs, particles)
             if target and steps is None and source is None and isinstance(guide, AutoFlowGuide):
-                pool = pool_of(guide, target, elbo.num_particles)
+                pool = pool_of(guide, target, elbo.num_particles, cheap=effort <= CHEAP)
         if pool is not None and new and saved is None:
             with tqdm(desc="exploring", disable=not progress, leave=False):
                 pool.explore()
@@ -238,20 +241,21 @@ def _default_elbo(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     target: Target | None,
+    effort: float,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     particles: int | None,
 ) -> ELBO:
     """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
     if target is not None:
-        vectorize, nesting, size = target.vectorized, target.nesting, target.size
+        vectorize, nesting = target.vectorized, target.nesting
     else:
         nesting = plate_nesting(model, guide, args, kwargs)
         parts = guide.modules() if isinstance(guide, nn.Module) else ()
         if any(isinstance(part, AmortizedFlowGuide) for part in parts):
             particles = particles or 1  # there is one for each row
-        vectorize, size = takes_particles(model, guide, nesting, args, kwargs), 0
-    affordable = max(FEW_PARTICLES, min(PARTICLES, PARTICLES * CHEAP // max(size, 1)))
+        vectorize = takes_particles(model, guide, nesting, args, kwargs)
+    affordable = max(FEW_PARTICLES, min(PARTICLES, int(PARTICLES * CHEAP / max(effort, 1))))
     count = particles or (affordable if vectorize else SINGLE_PARTICLES)
     # With one particle Pyro adds no plate, and counts none.
     return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)

@@ -25,7 +25,6 @@ CHOICE = 4  # draws for each chain, from which its start is chosen
 # Shares of the decay of the rate at which the chains go on, in better coordinates; they reach far
 # arms of a posterior one after the other.
 AGAIN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-CHEAP = 500  # log densities of a point up to which they can do so each time, and not the last alone
 LOOKS = 100  # draws for each dimension, which tell where a guide lies
 
 
@@ -36,6 +35,7 @@ class Pool:
         guide: A guide whose flow carries the score.
         target: The log density of the posterior.
         particles: The number of the guide's own draws a step; there are `CHAINS` chains for each.
+        cheap: Whether the chains can go on at all of these times, and not the last alone.
 
     Attributes:
         draws: The pool, with shape ``(n, D)``; None before there is one.
@@ -44,13 +44,15 @@ class Pool:
         again: Shares of the decay of the rate, at which the pool is to be refilled.
     """
 
-    def __init__(self, guide: AutoFlowGuide, target: Target, particles: int) -> None:
+    def __init__(
+        self, guide: AutoFlowGuide, target: Target, particles: int, cheap: bool = True
+    ) -> None:
         self.guide, self.target, self.particles = guide, target, particles
         self.count = CHAINS * particles  # of chains
         self.draws: Tensor | None = None
         self.slopes: Tensor | None = None
         self.modes = 1
-        self.again = AGAIN if target.size <= CHEAP else AGAIN[-1:]
+        self.again = AGAIN if cheap else AGAIN[-1:]
 
     @property
     def several(self) -> bool:
@@ -142,7 +144,9 @@ def _root(draws: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.cov(draws.T).reshape(draws.shape[-1], -1))
 
 
-def pool_of(guide: AutoFlowGuide, target: Target, particles: int) -> Pool | None:
+def pool_of(
+    guide: AutoFlowGuide, target: Target, particles: int, cheap: bool = True
+) -> Pool | None:
     """A pool, still empty, if there can be one for this guide."""
     able = target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
-    return Pool(guide, target, particles) if able else None
+    return Pool(guide, target, particles, cheap) if able else None

@@ -31,8 +31,8 @@ class Target:
 
     Attributes:
         dim: The dimension D of u.
+        start: A point of positive density, where the guide starts.
         vectorized: Whether points are evaluated together.
-        size: The number of log densities, of sites and of rows of data, that one point takes.
         random: Whether the density is: of a subsample of the data, or of discrete latents that
             the guide does not know.
     """
@@ -46,12 +46,8 @@ class Target:
         self.guide, self.args, self.kwargs = guide, tuple(args), dict(kwargs or {})
         self.dim: int = guide.latent_dim
         self.vectorized = False
-        start = guide._init_loc().detach()
-        trace = self._trace(start)
-        self.nesting = _nesting(trace)
-        trace.compute_log_prob()
-        sample_sites = [node for node in trace.nodes.values() if node["type"] == "sample"]
-        self.size: int = sum(node["log_prob"].numel() for node in sample_sites)
+        start = self.start = guide._init_loc().detach()
+        self.nesting = _nesting(self._trace(start))
         with torch.no_grad():
             self.random = bool(self(start) != self(start))
         self.vectorized = not self.random and self._can_vectorize(start)

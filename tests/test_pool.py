@@ -279,17 +279,34 @@ def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch):
     assert posterior.message.startswith("finished after 600 steps")
 
 
-def test_chains_go_on_once_where_the_model_is_dear():
-    def rows(count):
-        def model():
-            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=DOUBLE), 1.0).to_event(1))
-            with pyro.plate("rows", count):
-                pyro.sample("y", dist.Normal(z.sum(-1, keepdim=True), 1.0), obs=torch.ones(count))
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "particles", "times"), [(100, 64, AGAIN), (20_000, 16, AGAIN[-1:])]
+)
+def test_a_dear_model_has_few_particles_and_chains_that_go_on_once(
+    monkeypatch, rows, particles, times, whole
+):
+    """However its rows are written: as a plate, or as one event."""
 
-        return model
+    def model():
+        z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=DOUBLE), 1.0).to_event(1))
+        data = torch.ones(rows, dtype=DOUBLE)
+        if whole:
+            like = dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], rows), 1.0)
+            pyro.sample("y", like.to_event(1), obs=data)
+        else:
+            with pyro.plate("rows", rows):
+                pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=data)
 
-    assert Pool(*target_of(rows(100)), 8).again == AGAIN
-    assert Pool(*target_of(rows(1000)), 8).again == AGAIN[-1:]
+    def stop(pool):
+        raise KeyboardInterrupt(pool)
+
+    monkeypatch.setattr(Pool, "explore", stop)
+    with pytest.raises(KeyboardInterrupt) as found:
+        fit(model, seed=0, progress=False)
+    (pool,) = found.value.args
+    assert pool.particles == particles
+    assert pool.again == times
 
 
 def test_improper_priors_are_explored_too():
