@@ -12,8 +12,8 @@ from pyro_nf.target import LogDensity
 __all__ = ["WEIGHT", "beside", "wide"]
 
 WIDER = 0.7  # by which the radius of wide draws is larger: its spread over normal draws
-BATCH = 128  # draws of a pool a step
-MANY = 256  # of them where they alone are trained
+SHARE = 2  # draws of a pool for each of the guide's own
+MANY = 4  # of them where they alone are trained
 WEIGHT = 4.0  # of their divergence, beside that of the ELBO
 FAR = 10.0  # times the median of their gaps, from which a draw counts for no more
 
@@ -81,7 +81,8 @@ def beside(
         draws: Draws of the posterior, with shape ``(n, D)``.
         slopes: The gradients of log p there; None for a posterior of several modes.
     """
-    chosen = torch.randint(len(draws), (MANY if slopes is None else BATCH,), device=draws.device)
+    count = particles * (MANY if slopes is None else SHARE)
+    chosen = torch.randint(len(draws), (count,), device=draws.device)
     with torch.no_grad():
         x, _ = flow.inverse_and_log_det(draws[chosen])
     x.requires_grad_(slopes is not None)

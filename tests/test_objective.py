@@ -111,7 +111,7 @@ def test_both_gradients_of_the_draws_are_those_of_their_likelihood(guide, severa
     slopes, weight = (None, 1.0) if several else (pool.slopes, WEIGHT)
     found = torch.stack(
         [  # with a target of which the guide's own draws ask for nothing
-            gradient(beside(density_of(flow), flow, 2, pool.draws, slopes)[1], guide) / weight
+            gradient(beside(density_of(flow), flow, 64, pool.draws, slopes)[1], guide) / weight
             for _ in range(300)
         ]
     )
@@ -127,10 +127,10 @@ def test_a_draw_far_out_counts_for_no_more_than_some(guide):
     draws = guide.get_posterior().sample((200,)).detach()
     slopes = torch.zeros_like(draws)
     torch.manual_seed(4)
-    plain = gradient(beside(target, flow, 2, draws, slopes)[1], guide)
+    plain = gradient(beside(target, flow, 64, draws, slopes)[1], guide)
     for size in (1e3, 1e9):
         wild = slopes.clone()
         wild[0] = size
         torch.manual_seed(4)
-        pulled = gradient(beside(target, flow, 2, draws, wild)[1], guide)
+        pulled = gradient(beside(target, flow, 64, draws, wild)[1], guide)
         assert float((pulled - plain).norm()) < 10 * float(plain.norm())
