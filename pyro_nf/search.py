@@ -1,6 +1,7 @@
 """A search for posterior mass that the draws of a guide have not met, such as a second mode."""
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributions import biject_to
 from torch.func import grad, grad_and_value, jacrev
 
 from pyro_nf.joint import Joint
-from pyro_nf.runs import Result, Runs, Values
+from pyro_nf.runs import NUMERICS, Result, Runs, Values
 from pyro_nf.scoring import log_density
 from pyro_nf.summits import MAX_DIM, Summits, find_summits, scattered
 
@@ -122,16 +123,26 @@ def _summits(joint: Joint, space: _Space, u: Tensor) -> Summits | None:
     climb = Runs(slope, joint.chunk, tolerant=True)
     curve = Runs(bend, max(1, joint.chunk // space.dim), tolerant=True)
 
+    climb(2, {"u": u[:2]})  # here the numerics hold, and whether draws run together is found
+    if not climb.vectorized:
+        return None
+    starts = _starts(joint, space, u)
+    going = torch.ones(len(starts), dtype=torch.bool)
+
     def slopes(points: Tensor) -> tuple[Tensor, Tensor]:
-        value, rest = climb(len(points), {"u": points})
-        return value, rest.get("gradient", torch.zeros_like(points))
+        nonlocal going
+        value, gradient = points.new_full((len(points),), math.nan), torch.zeros_like(points)
+        if bool(going.any()):
+            with suppress(*NUMERICS):  # of all that were still going
+                value[going], rest = climb(int(going.sum()), {"u": points[going]})
+                gradient[going] = rest["gradient"]
+        going = ~value.isnan()  # a climb whose numerics fail costs no more
+        return value, gradient
 
     def bends(points: Tensor) -> Tensor:
         return curve(len(points), {"u": points})[1]["hessian"]
 
-    starts = _starts(joint, space, u)
-    summits = find_summits(slopes, bends, starts, u.mean(0), u.std(0))
-    return summits if climb.vectorized else None
+    return find_summits(slopes, bends, starts, u.mean(0), u.std(0))
 
 
 def _starts(joint: Joint, space: _Space, u: Tensor) -> Tensor:

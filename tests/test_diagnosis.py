@@ -207,6 +207,25 @@ def test_no_search_where_it_cannot_be():
     assert result.verdict == "good"
 
 
+def test_the_search_leaves_alone_where_the_numerics_of_a_model_fail():
+    calls = []
+
+    def narrow():
+        """Correlations, each of a latent over four: more than one is none."""
+        calls.append(1)
+        z = pyro.sample("z", dist.Normal(torch.zeros(10), 1.0).to_event(1))
+        matrix = torch.eye(2) + z[..., None, None] / 4 * torch.eye(2).flip(0)
+        like = dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.linalg.cholesky(matrix))
+        pyro.sample("y", like.to_event(1), obs=torch.zeros(10, 2))
+
+    guide = AutoNormal(narrow, init_scale=0.9)
+    guide()
+    result = Posterior(narrow, guide).diagnose(500)
+    assert not math.isnan(result.missed)  # there was a search
+    # Of some hundred climbs that begin in the void, each would cost one call at each of 150 steps.
+    assert len(calls) < 10_000
+
+
 def test_resampling_corrects_a_biased_guide():
     loc, covariance, _ = exact()
     sd = covariance.diagonal().sqrt()
