@@ -28,9 +28,13 @@ def wide(log_density: LogDensity, flow: Flow, particles: int) -> Estimate:
 
     At q = p it does, wherever x comes from; and where the guide's own draws are rare, in the
     tails, the importance weights are decided. So x is w times a standard normal draw, w a little
-    above one. The loss is that of the guide's own draws all the same: the mean, and beside it what
-    the ratios N(x) / N(x / w) w^D make of the deviations from it. It is unbiased, and without
-    noise at q = p.
+    above one. The loss is that of the guide's own draws all the same: with the ratio r of normal
+    to wide densities,
+
+    .. math:: \bar l + \frac{1}{n - 1} \sum_i r_i (l_i - \bar l), \qquad
+        r = \frac{w^D N(x)}{N(x / w)}, \qquad l = \log q(u) - \log p(u),
+
+    which is unbiased, and without noise at q = p.
 
     Arguments:
         log_density: That of the posterior, not normalized.
