@@ -26,7 +26,7 @@ from pyro_nf.step import Step
 from pyro_nf.target import Target
 
 HERE = Path(__file__).parent / "posteriordb"
-FLOWS = ["affine_coupling*6 + tril + tails", "planar*16"]
+FLOWS = ["affine_coupling*6 + tails + tril + tails", "planar*16"]
 KINDS = ("path", "total")
 STEPS, REPEATS, MANY = 2_000, 200, 100_000
 TIMED = 200  # steps by which those of both are compared

@@ -35,6 +35,7 @@ def judged(load, score, name, seed, **options):
         warnings.simplefilter("ignore")
         posterior = fit(model, seed=seed, progress=False, **options)
     seconds = time.perf_counter() - start
+    torch.manual_seed(seed)  # of the draws to judge, which the fit's seed leaves alone
     supports = load.supports(name)
     plain = score.score(posterior.draws(DRAWS), reference, supports)
     better = score.score(posterior.resample(DRAWS), reference, supports)

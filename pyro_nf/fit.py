@@ -88,8 +88,8 @@ def fit(
         args: What the model takes; with batches, after the tensors of a batch.
         guide: Any Pyro guide; by default ``AutoFlowGuide(model, flow)``.
         flow: What :func:`pyro_nf.make_flow` takes; by default
-            ``"affine_coupling*6 + tril + tails"``, without ``tril`` above 500 dimensions, and
-            ``"planar*8 + tails"`` in one.
+            ``"affine_coupling*6 + tails + tril + tails"``, above 500 dimensions
+            ``"affine_coupling*6 + tails"``, and ``"planar*8 + tails"`` in one.
         batches: Data of which each step sees a batch: a tensor, or a tuple of them, cut into
             batches of `batch_size` rows, or a ``DataLoader``. The model is called with a batch's
             tensors and must scale its plate, ``pyro.plate("data", size, subsample_size=len(x))``,
@@ -193,7 +193,8 @@ def default_flow(dim: int) -> str:
     """The formula that `fit` uses in this dimension; a formula, for files to keep."""
     if dim == 1:
         return "planar*8 + tails"  # a coupling has nothing to couple
-    return "affine_coupling*6 + tril + tails" if dim <= DENSE else "affine_coupling*6 + tails"
+    # Tails before the mixing and after it: those of Student-t locations are out of reach of one.
+    return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")
 
 
 def _check(**options: Any) -> None:

@@ -224,12 +224,12 @@ class Run:
         """Keep the best state, let chains go on, save."""
         block = [loss for loss in self.losses[-BLOCK:] if math.isfinite(loss)]
         done = len(self.losses)
-        annealing = done < self.warmup  # and the loss another one
-        if block and not annealing and sum(block) / len(block) < self.best_loss:
+        annealed = done - BLOCK <= self.warmup  # so that the best loss so far is of another weight
+        if block and self._is_astray(block):
+            self._return()
+        elif block and (annealed or sum(block) / len(block) < self.best_loss):
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
             self.best_spread = level(block, BLOCK)[1]
-        elif block and not annealing and self._is_astray(block):
-            self._return()
         if self.pool is not None and self.pool.slopes is not None:
             gone = done - self.schedule.turn
             again = [int(share * self.schedule.length) for share in self.pool.again]

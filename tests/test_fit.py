@@ -83,19 +83,35 @@ def test_a_round_that_wins_nothing_is_the_last():
     assert posterior.message.startswith("stationary after 2,000 steps")
 
 
-def test_a_run_that_strays_returns_to_its_best_state(monkeypatch):
+def push(monkeypatch, at):
+    """After so many steps, move all parameters."""
     block = Run._block
 
-    def block_and_push(self):
-        block(self)
-        if len(self.losses) == 600:
+    def push_and_block(self):
+        if len(self.losses) == at:
             self.step.set_parameters(self.step.parameters() + 3.0)
+        block(self)
 
-    monkeypatch.setattr(Run, "_block", block_and_push)
+    monkeypatch.setattr(Run, "_block", push_and_block)
+
+
+def test_a_run_that_strays_returns_to_its_best_state(monkeypatch):
+    push(monkeypatch, 600)
     posterior = quiet(regression, X, Y, guide=AutoDiagonalNormal(regression))
     before, astray, after = posterior.losses[550:600], posterior.losses[600:650], posterior.losses
     assert float(astray.median()) > float(before.median()) + 10
     assert float(after[650:700].median()) < float(before.median()) + 0.2
+    assert "1 returns to the best state" in posterior.message
+
+
+def test_a_run_that_strays_while_it_is_annealed_returns_too(monkeypatch):
+    push(monkeypatch, 300)
+    options = {"anneal": "energy", "anneal_steps": 600, "steps": 1_500, "seed": 1}
+    posterior = quiet(regression, X, Y, guide=AutoDiagonalNormal(regression), **options)
+    losses = posterior.losses
+    assert float(losses[300:350].median()) > float(losses[250:300].median()) + 10
+    # Where the run was, with more weight on the energy.
+    assert float(losses[350:400].median()) < float(losses[250:300].median()) + 3
     assert "1 returns to the best state" in posterior.message
 
 
