@@ -193,7 +193,7 @@ def default_flow(dim: int) -> str:
     """The formula that `fit` uses in this dimension; a formula, for files to keep."""
     if dim == 1:
         return "planar*8 + tails"  # a coupling has nothing to couple
-    # Tails before the mixing and after it: those of Student-t locations are out of reach of one.
+    # With tails at the end alone the k-hat of Student-t locations stays above a half.
     return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")
 
 

@@ -200,6 +200,8 @@ class Run:
         self.losses += values
         if sum(map(math.isnan, values)) > count / 2:
             self._retreat(failure)
+        else:
+            self._judge([loss for loss in values if math.isfinite(loss)])
 
     def _retreat(self, failure: Exception | None) -> None:
         """Return to the best state; give up after some times."""
@@ -220,16 +222,19 @@ class Run:
         self.step.adam.reset()
         self._forget()
 
-    def _look(self) -> None:
-        """Keep the best state, let chains go on, save."""
-        block = [loss for loss in self.losses[-BLOCK:] if math.isfinite(loss)]
-        done = len(self.losses)
-        annealed = done - BLOCK <= self.warmup  # so that the best loss so far is of another weight
-        if block and self._is_astray(block):
+    def _judge(self, block: Sequence[float]) -> None:
+        """Keep the best state, or return to it where the losses are far above its own."""
+        # While it is annealed, and right after, the best loss so far is of another weight.
+        annealed = len(self.losses) - BLOCK <= self.warmup
+        if self._is_astray(block):
             self._return()
-        elif block and (annealed or sum(block) / len(block) < self.best_loss):
+        elif annealed or sum(block) / len(block) < self.best_loss:
             self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
             self.best_spread = level(block, BLOCK)[1]
+
+    def _look(self) -> None:
+        """Let chains go on, save."""
+        done = len(self.losses)
         if self.pool is not None and self.pool.slopes is not None:
             gone = done - self.schedule.turn
             again = [int(share * self.schedule.length) for share in self.pool.again]

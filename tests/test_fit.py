@@ -1,5 +1,6 @@
 """fit: right on conjugate models, careful with failures, resumable, and quiet about itself."""
 
+import math
 import os
 import signal
 import subprocess
@@ -26,8 +27,9 @@ from torch import nn
 
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
-from pyro_nf.fit import FitError
-from pyro_nf.run import Run
+from pyro_nf.fit import LR, FitError
+from pyro_nf.run import SHRINK, Run
+from pyro_nf.step import Step
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])
 Y = torch.tensor([1.0, -0.5, 1.4, 2.9, 0.3])
@@ -102,6 +104,23 @@ def test_a_run_that_strays_returns_to_its_best_state(monkeypatch):
     assert float(astray.median()) > float(before.median()) + 10
     assert float(after[650:700].median()) < float(before.median()) + 0.2
     assert "1 returns to the best state" in posterior.message
+
+
+def test_steps_that_fail_and_stray_return_once(monkeypatch):
+    """A block of both is one event, which costs the rate one cut."""
+    call, seen = Step.__call__, []
+
+    def call_or_fail(self, lr):
+        seen.append(lr)
+        index = len(seen) - 1
+        if 600 <= index < 650:
+            return torch.tensor(math.nan if index < 640 else 1e6)
+        return call(self, lr)
+
+    monkeypatch.setattr(Step, "__call__", call_or_fail)
+    posterior = quiet(regression, X, Y, guide=AutoDiagonalNormal(regression), steps=1_000)
+    assert "40 steps were skipped; 1 returns to the best state" in posterior.message
+    assert seen[650] == pytest.approx(SHRINK * LR * (1 + math.cos(0.65 * math.pi)) / 2)
 
 
 def test_a_run_that_strays_while_it_is_annealed_returns_too(monkeypatch):
