@@ -193,7 +193,7 @@ def default_flow(dim: int) -> str:
     """The formula that `fit` uses in this dimension; a formula, for files to keep."""
     if dim == 1:
         return "planar*8 + tails"  # a coupling has nothing to couple
-    # With tails at the end alone the k-hat of Student-t locations stays above a half.
+    # With tails at the end alone Student-t locations have a k-hat above a half now and then.
     return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")
 
 

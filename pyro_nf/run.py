@@ -226,10 +226,11 @@ class Run:
         """Keep the best state, or return to it where the losses are far above its own."""
         # While it is annealed, and right after, the best loss so far is of another weight.
         annealed = len(self.losses) - BLOCK <= self.warmup
+        loss = sum(block) / len(block)
         if self._is_astray(block):
             self._return()
-        elif annealed or sum(block) / len(block) < self.best_loss:
-            self.best, self.best_loss = self.step.parameters(), sum(block) / len(block)
+        elif annealed or loss < self.best_loss:
+            self.best, self.best_loss = self.step.parameters(), loss
             self.best_spread = level(block, BLOCK)[1]
 
     def _look(self) -> None:
