@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pyro_nf import tiers
 from pyro_nf.annealing import weight_at
 from pyro_nf.batches import Batches
 from pyro_nf.blame import blame
@@ -37,14 +38,6 @@ SAVE_EVERY = 5.0  # seconds
 LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
 FINALS = 16  # evaluations of the loss by which the end states are compared
 FINAL_BATCHES = 64  # the same where each is of other rows
-
-# Seconds that inductor takes: what it costs at all, and for each node of the step's graph; and
-# what it saves of each step: the calls of the nodes, but not the work of large ones.
-COMPILE_TIME = (5.0, 0.02)
-COMPILE_GAIN = 1e-6
-# Parameters up to which it saves any: of millions, gathered from many tensors, its one loop for
-# all of Adam takes longer than the operations one by one.
-COMPILE_MOST = 300_000
 
 
 class FitError(RuntimeError):
@@ -136,14 +129,16 @@ class Run:
             mininterval=0.1 if watched else LOG_EVERY,
         ) as bar:
             try:
-                self._compile(compile, bar)
+                tiers.begin(self.step, compile, bar)
                 while len(self.losses) < self.schedule.end or self._begin_round():
                     started = time.perf_counter()
                     self._block()
                     self._look()
                     self._show(bar)
-                    if compile == "auto":
-                        self._upgrade((time.perf_counter() - started) / BLOCK, bar)
+                    if compile == "auto" and len(self.losses) >= 2 * BLOCK:
+                        seconds = (time.perf_counter() - started) / BLOCK
+                        left = self.schedule.end - len(self.losses)
+                        tiers.upgrade(self.step, left, seconds, bar)
                 how = "finished" if self.schedule.is_last else "stationary"
             except KeyboardInterrupt:
                 how = "interrupted"
@@ -321,36 +316,6 @@ class Run:
     def history(self) -> Tensor:
         """The losses so far, with shape ``(steps,)``."""
         return torch.tensor(self.losses, dtype=torch.float64)
-
-    # ---------------------------------------------------------------- speed
-
-    def _compile(self, compile: str | bool, bar: Any) -> None:
-        if compile is False:
-            return
-        wanted = ["full", "quick"] if compile == "full" else ["quick"]
-        for tier in wanted:
-            bar.set_description("tracing" if tier == "quick" else "compiling")
-            if self.step.compile(tier):  # type: ignore[arg-type]
-                break
-        else:
-            warnings.warn(
-                f"the step cannot be compiled and runs eagerly: {self.step.reason}", stacklevel=4
-            )
-        bar.set_description("fitting")
-
-    def _upgrade(self, seconds: float, bar: Any) -> None:
-        """Compile fully when what is left of the run repays it."""
-        if self.step.tier != "quick" or len(self.losses) < 2 * BLOCK:
-            return
-        if len(self.first) > COMPILE_MOST:
-            return
-        left = self.schedule.end - len(self.losses)
-        price = COMPILE_TIME[0] + COMPILE_TIME[1] * self.step.nodes
-        if left * min(COMPILE_GAIN * self.step.nodes, seconds / 2) > price:
-            bar.set_description("compiling")
-            if not self.step.compile("full"):
-                self.step.nodes = 10**9  # not again
-            bar.set_description("fitting")
 
     def _show(self, bar: Any) -> None:
         bar.total = self.schedule.end

@@ -18,7 +18,7 @@ FLOORS = [
     "randomness record root rows schedule sites store summary summits target triangular",
     "batches canvas engines flow runs",
     "adapt chains contract coupling distribution enumeration explore features plots step whiten",
-    "joint objective registry",
+    "joint objective registry tiers",
     "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
     "flows.tails identity scoring",
     "amortized guide search testing",

@@ -95,10 +95,12 @@ class SplineCoupling(Coupling):
         inside = hardtanh(y, -self.bound, self.bound)
         x_k, y_k, w, h, left, right = self._bin(inside, theta, 1)
         s, up = h / w, (inside - y_k) / h
-        # The root t of (s - b) t^2 + b t - c = 0, in a form that does not cancel.
+        # The root t of (s - b) t^2 + b t - c = 0, in the form that does not cancel.
         c = s * up
         b = left - (left + right - 2 * s) * up
-        t = 2 * c / (b + torch.sqrt(b * b + 4 * (s - b) * c))
+        root = torch.sqrt((b * b + 4 * (s - b) * c).clamp_min(torch.finfo(b.dtype).tiny))
+        plus = b >= 0
+        t = torch.where(plus, 2 * c, root - b) / torch.where(plus, b + root, 2 * (s - b))
         return x_k + w * t + softshrink(y, self.bound), -slope(t, s, left, right)[2]
 
     def pull(self, x: Tensor, theta: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
