@@ -45,6 +45,7 @@ class Coupling(Flow):
             halves.
         after: The coupling before this one in a stack, if any, and if `flip` is not given: the
             other half moves then, of the same mixing, so that two layers move everything.
+        kinks: The spread of the network's first biases, see :class:`~pyro_nf.nets.MLP`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Coupling(Flow):
         flip: bool,
         mix: Mix | None,
         after: "Coupling | None",
+        kinks: float,
     ) -> None:
         super().__init__(dim, context_dim)
         if after is not None and not isinstance(after, Coupling):
@@ -64,7 +66,7 @@ class Coupling(Flow):
         first = dim // 2
         seen, moved = (dim - first, first) if self.flip else (first, dim - first)
         self.sizes = [first, dim - first]
-        self.net = MLP(seen, moved * numbers, hidden, context_dim)
+        self.net = MLP(seen, moved * numbers, hidden, context_dim, kinks)
         self.mixing: Tensor | None  # an order of the coordinates, or a matrix
         self.register_buffer("mixing", None if mix is None else self._mixing(mix, after))
 

@@ -86,6 +86,8 @@ class MLP(nn.Module):
         out_dim: The size of the output.
         hidden: The sizes of the hidden layers.
         context_dim: The size of a context that is appended to the input.
+        kinks: The spread of the first layer's biases. At zero all units of a network of one input
+            bend at the same place; shapes that change quickly in a plane want some 2.
 
     Example:
         >>> MLP(3, 2, (16, 16))(torch.zeros(5, 3)).shape
@@ -93,12 +95,19 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, hidden: Sequence[int] = (32, 32), context_dim: int = 0
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden: Sequence[int] = (32, 32),
+        context_dim: int = 0,
+        kinks: float = 0.0,
     ) -> None:
         super().__init__()
         whole = isinstance(hidden, list | tuple) and all(type(size) is int for size in hidden)
         if not whole or min(hidden, default=1) < 1:
             raise ValueError(f"hidden must be layer sizes such as (64, 64), got {hidden!r}")
+        if not (isinstance(kinks, int | float) and 0 <= kinks < math.inf):
+            raise ValueError(f"kinks must be a number from 0, got {kinks!r}")
         self.context_dim = context_dim
         sizes = [in_dim + context_dim, *hidden, out_dim]
         # 1 / sqrt(fan in) keeps the spread of the units; the last layer starts small.
@@ -108,6 +117,8 @@ class MLP(nn.Module):
             for (m, n), spread in zip(pairwise(sizes), spreads, strict=True)
         )
         self.biases = nn.ParameterList(torch.zeros(n) for n in sizes[1:])
+        if hidden and kinks:
+            nn.init.normal_(self.biases[0], std=kinks)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The output, with shape ``(*, out_dim)``, for an input of shape ``(*, in_dim)``."""

@@ -261,6 +261,17 @@ def test_steep_splines_have_an_inverse(seed):
     assert bool(gradient.isfinite().all())
 
 
+@pytest.mark.parametrize("name", ["spline_coupling", "affine_coupling", "additive_coupling"])
+def test_units_of_a_network_bend_at_places_of_their_own(name):
+    first = make_flow(f"{name}(hidden=(500,), kinks=2)", 2).net
+    places = -first.biases[0] / first.weights[0].squeeze(-1)
+    assert 0.5 < places.abs().median() < 4
+    assert not make_flow(name, 2).net.biases[0].any()
+    assert not make_flow(f"{name}(hidden=(), kinks=2)", 2).net.biases[0].any()  # has no units
+    with pytest.raises(ValueError, match="kinks must be a number from 0, got -1"):
+        make_flow(f"{name}(kinks=-1)", 2)
+
+
 def test_one_sylvester_plane_is_planar():
     ours = perturbed("sylvester(rank=1)", 3)
     q = orthonormal(ours.params()[0]).squeeze(0).squeeze(-1)

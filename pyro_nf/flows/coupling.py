@@ -33,6 +33,7 @@ class AdditiveCoupling(Coupling):
         mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
             halves.
         after: The coupling before this one in a stack, see :class:`Coupling`.
+        kinks: The spread of the network's first biases, see :class:`~pyro_nf.nets.MLP`.
 
     Example:
         >>> flow = AdditiveCoupling(4, mix="orthogonal")
@@ -50,8 +51,9 @@ class AdditiveCoupling(Coupling):
         flip: bool = False,
         mix: Mix | None = "riffle",
         after: Coupling | None = None,
+        kinks: float = 0.0,
     ) -> None:
-        super().__init__(dim, context_dim, 1, hidden, flip, mix, after)
+        super().__init__(dim, context_dim, 1, hidden, flip, mix, after, kinks)
 
     def move(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor | None]:
         return x + theta, None
@@ -87,6 +89,7 @@ class AffineCoupling(Coupling):
         mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
             halves.
         after: The coupling before this one in a stack, see :class:`Coupling`.
+        kinks: The spread of the network's first biases, see :class:`~pyro_nf.nets.MLP`.
 
     Example:
         >>> flow = AffineCoupling(4)
@@ -105,8 +108,9 @@ class AffineCoupling(Coupling):
         flip: bool = False,
         mix: Mix | None = "riffle",
         after: Coupling | None = None,
+        kinks: float = 0.0,
     ) -> None:
-        super().__init__(dim, context_dim, 2, hidden, flip, mix, after)
+        super().__init__(dim, context_dim, 2, hidden, flip, mix, after, kinks)
         if not (isinstance(clamp, int | float) and 0 < clamp < math.inf):
             raise ValueError(f"clamp must be a positive number, got {clamp!r}")
         self.clamp = float(clamp)

@@ -51,6 +51,7 @@ class SplineCoupling(Coupling):
         mix: The mixing, ``"riffle"``, ``"permutation"`` or ``"orthogonal"``; None for the plain
             halves.
         after: The coupling before this one in a stack, see :class:`~pyro_nf.coupling.Coupling`.
+        kinks: The spread of the network's first biases, see :class:`~pyro_nf.nets.MLP`.
 
     Example:
         >>> flow = SplineCoupling(4)
@@ -70,12 +71,13 @@ class SplineCoupling(Coupling):
         flip: bool = False,
         mix: Mix | None = "riffle",
         after: Coupling | None = None,
+        kinks: float = 0.0,
     ) -> None:
         if type(bins) is not int or not 2 <= bins <= MAX_BINS:
             raise ValueError(f"bins must be a whole number from 2 to {MAX_BINS}, got {bins!r}")
         if not (isinstance(bound, Real) and 0 < bound < float("inf")):
             raise ValueError(f"bound must be a positive number, got {bound!r}")
-        super().__init__(dim, context_dim, 3 * bins - 1, hidden, flip, mix, after)
+        super().__init__(dim, context_dim, 3 * bins - 1, hidden, flip, mix, after, kinks)
         self.bins: int = bins
         self.bound: float = float(bound)
         # As buffers, so that a traced step sees that pull begins with what move has computed.
