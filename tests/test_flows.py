@@ -253,7 +253,7 @@ def test_steep_splines_have_an_inverse(seed):
     assert log_det.max() > 6
     y = y.detach().requires_grad_()
     back, back_log_det = flow.inverse_and_log_det(y)
-    # A place is known to the rounding of its image, divided by the slope.
+    # A place is known to the rounding of its image, by some twenty operations, over the slope.
     rounding = torch.finfo(y.dtype).eps * (1 + torch.exp(-log_det))
     assert bool(((back - x).abs().squeeze(-1) <= 20 * rounding).all())
     assert bool(back_log_det.isfinite().all())

@@ -97,7 +97,8 @@ class SplineCoupling(Coupling):
         inside = hardtanh(y, -self.bound, self.bound)
         x_k, y_k, w, h, left, right = self._bin(inside, theta, 1)
         s, up = h / w, (inside - y_k) / h
-        # The root t of (s - b) t^2 + b t - c = 0, in the form that does not cancel.
+        # The root t of (s - b) t^2 + b t - c = 0, in the form that does not cancel. Its
+        # discriminant is positive but for rounding.
         c = s * up
         b = left - (left + right - 2 * s) * up
         root = torch.sqrt((b * b + 4 * (s - b) * c).clamp_min(torch.finfo(b.dtype).tiny))
