@@ -6,6 +6,8 @@ from typing import Any
 import pyro
 from pyro import poutine
 
+from pyro_nf.numerics import NUMERICS
+
 __all__ = ["blame"]
 
 
@@ -35,7 +37,7 @@ def blame(
                         latents = tracer.trace
                     else:
                         poutine.replay(model, trace=latents)(*args, **kwargs)
-            except (RuntimeError, ValueError, ArithmeticError) as error:
+            except NUMERICS as error:
                 sites = list(tracer.trace.stochastic_nodes + tracer.trace.observation_nodes)
                 after = f"after the site {sites[-1]!r}" if sites else "before its first site"
                 return (
@@ -59,7 +61,7 @@ def _not_finite(trace: poutine.Trace) -> str:
             continue
         try:
             log_prob = node["fn"].log_prob(node["value"])
-        except (RuntimeError, ValueError, ArithmeticError) as error:
+        except NUMERICS as error:
             return f"{name!r} has no density at its value: {_line(error)}"
         if not bool(log_prob.isfinite().all()):
             return f"{name!r} has a log density that is not finite, at the value {node['value']}"

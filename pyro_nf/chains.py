@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_nf.engines import traced_scores
 from pyro_nf.flow import Flow
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity
 
 __all__ = ["chains"]
@@ -20,7 +21,13 @@ STEP = 0.5  # their size at first, over the fourth root of the dimension
 WANTED = 0.8  # share of transitions to accept
 
 
-def chains(log_density: LogDensity, flow: Flow, starts: Tensor, settling: int = SETTLING) -> Tensor:
+def chains(
+    log_density: LogDensity,
+    flow: Flow,
+    starts: Tensor,
+    settling: int = SETTLING,
+    octaves: float = 0.0,
+) -> Tensor:
     r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
@@ -39,6 +46,8 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor, settling: int = 
         flow: The flow f.
         starts: Where the chains start, in u, with shape ``(n, D)``.
         settling: The number of transitions before the first that is kept.
+        octaves: How much shorter the steps of some chains are: by up to so many halvings, anew
+            for each transition. Where a posterior narrows to a neck, no others lead on.
 
     Returns:
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
@@ -57,11 +66,13 @@ def chains(log_density: LogDensity, flow: Flow, starts: Tensor, settling: int = 
     for index in range(settling + KEPT):
         speed = torch.randn_like(z)
         # Steps of random size, lest a chain return to where it was.
-        length = size * (0.8 + 0.4 * float(torch.rand(())))
+        length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
+        if octaves:
+            length = length * 2.0 ** (-octaves * torch.rand_like(value))
         try:
             leaps = min(LEAPS, math.ceil(PATH / size))
             new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
-        except (RuntimeError, ValueError, ArithmeticError):
+        except NUMERICS:
             size /= 2  # the model's numerics fail for some chain, and nobody knows for which
         else:
             chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
@@ -82,11 +93,12 @@ def _leap(
     value: Tensor,
     slope: Tensor,
     speed: Tensor,
-    length: float,
+    length: Tensor,
     leaps: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where leapfrog steps lead, value and slope there, and the gain in the log joint density."""
     before = value - speed.square().sum(-1) / 2
+    length = length.unsqueeze(-1)
     for _ in range(leaps):
         speed = speed + length / 2 * slope
         z = z + length * speed

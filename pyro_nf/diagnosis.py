@@ -27,6 +27,7 @@ FEW = 0.5  # effective share below which the draws are not the posterior's, what
 USABLE = 0.7  # smoothed weights still work below
 FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
+STILL = 0.085  # standard deviations by which chains may move a marginal, half of it their noise
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
 
 
@@ -57,8 +58,8 @@ class Diagnosis:
 
     Attributes:
         verdict: by k-hat, one step milder where the weights are nearly equal: ``"good"``, if half
-            of the draws count, ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or
-            ``"poor"``.
+            of the draws count or Markov chains leave a usable guide's draws where they are,
+            ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or ``"poor"``.
         message: What that means, and what to try next.
         k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``
             usable; minus infinity where all weights are the same.
@@ -70,6 +71,9 @@ class Diagnosis:
         log_evidence_se: Its standard error; it means nothing where the verdict is poor.
         missed: The share of the posterior's mass that a search away from the guide's draws
             has found, and that the guide does not reach; NaN where there was no search.
+        drift: By how much Markov chains that start from the draws change the mean, in standard
+            deviations, or the log of the standard deviation of a coordinate, at most; NaN where
+            there were none.
         nonfinite: The share of draws whose weight is zero, infinite or not a number; the ELBO
             leaves them out.
         n: The number of draws.
@@ -90,6 +94,7 @@ class Diagnosis:
     log_evidence: float
     log_evidence_se: float
     missed: float
+    drift: float
     nonfinite: float
     n: int
 
@@ -102,19 +107,27 @@ class Diagnosis:
         }
         if not math.isnan(self.missed):
             rows["missed mass"] = f"{100 * self.missed:.0f} %"
+        if not math.isnan(self.drift):
+            rows["drift"] = f"{self.drift:.2f} sd in chains  (good below {STILL})"
         if self.nonfinite:
             rows["not finite"] = f"{100 * self.nonfinite:.1f} % of the draws"
         lines = [f"{self.verdict}: {self.message}"]
         return "\n".join(lines + [f"  {name:<13} {value}" for name, value in rows.items()])
 
 
-def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.0) -> Diagnosis:
+def diagnose(
+    log_weights: Tensor,
+    missed: float = math.nan,
+    rounding: float = 0.0,
+    drift: float = math.nan,
+) -> Diagnosis:
     """What importance weights say of the guide that has made the draws.
 
     Arguments:
         log_weights: Log density of model and data less log density of the guide, for each draw.
         missed: The share of the posterior's mass that the guide is known to miss.
         rounding: The standard error that a log density has by rounding.
+        drift: By how much chains change the guide's means and standard deviations.
 
     Example:
         >>> noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -132,7 +145,7 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
         message = _advice("poor", math.inf, math.nan, nonfinite, infinite)
         nan = math.nan  # there is nothing to estimate the rest from
         return Diagnosis(
-            "poor", message, math.inf, limit, 0.0, nan, nan, nan, nan, nan, nonfinite, n
+            "poor", message, math.inf, limit, 0.0, nan, nan, nan, nan, nan, nan, nonfinite, n
         )
     k_hat = math.inf if infinite else smooth(finite).k_hat
     weights = torch.exp(finite - finite.max())
@@ -142,6 +155,8 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
     ess = float(weights.sum() ** 2 / (weights**2).sum() / n)
     good = ess > FEW and (k_hat < min(GOOD, limit) or (k_hat < limit and ess > EVEN))
     verdict = "good" if good else "usable" if k_hat < limit or ess > NEAR else "poor"
+    if verdict == "usable" and drift < STILL:
+        verdict = "good"
     verdict = "poor" if spoiled else verdict
     return Diagnosis(
         verdict=verdict,
@@ -154,6 +169,7 @@ def diagnose(log_weights: Tensor, missed: float = math.nan, rounding: float = 0.
         log_evidence=float(mean.log() + finite.max() + math.log(len(finite) / n)),
         log_evidence_se=math.hypot(float(weights.std() / mean) / math.sqrt(n), rounding),
         missed=missed,
+        drift=drift,
         nonfinite=nonfinite,
         n=n,
     )

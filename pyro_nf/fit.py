@@ -18,6 +18,7 @@ from pyro_nf.engines import work
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.identity import Gradient, name_apart
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
@@ -274,7 +275,7 @@ def _first_step(
     for _ in range(STARTS - 1):
         try:
             return Step(elbo, model, guide, args, kwargs, anneal)
-        except (RuntimeError, ValueError, ArithmeticError):
+        except NUMERICS:
             continue
     return Step(elbo, model, guide, args, kwargs, anneal)
 
@@ -293,7 +294,7 @@ def _tell_silent(step: Step) -> None:
     with kept_random_state():
         try:
             gradients = step.gradients()[1]
-        except (RuntimeError, ValueError, ArithmeticError):  # the run meets it, and counts it
+        except NUMERICS:  # the run meets it, and counts it
             return
     silent = [name for name, part in zip(step.names, gradients, strict=True) if part is None]
     if silent:

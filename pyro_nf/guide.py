@@ -19,6 +19,7 @@ from pyro_nf.distribution import FlowDistribution
 from pyro_nf.flow import Chain, Flow
 from pyro_nf.flows.linear import Diag
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.registry import FlowSpec, make_flow
 from pyro_nf.store import adopt
 from pyro_nf.target import Target
@@ -170,7 +171,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         self.setup(*args, **kwargs)
         try:
             target = Target(self, args, kwargs)
-        except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail at the start
+        except NUMERICS:  # numerics that fail at the start
             return self
         self.whiten(target)
         return self
@@ -180,7 +181,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         try:
             start = self._init_loc().detach()
             found = None if target.random else find_coordinates(target, start, self._init_scale)
-        except (RuntimeError, ValueError, ArithmeticError):  # numerics that fail here and there
+        except NUMERICS:  # numerics that fail here and there
             found = None
         if found is not None:
             self.move(found.shift, found.scale_tril)

@@ -11,8 +11,8 @@ from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
 from pyro_nf.flow import Flow
 from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.objective import WEIGHT, beside, wide
-from pyro_nf.runs import NUMERICS
 from pyro_nf.step import Estimate
 from pyro_nf.summits import MAX_DIM
 from pyro_nf.target import Target

@@ -1,5 +1,6 @@
 """Posterior: what a fit returns, and what can be done with any trained guide."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pyro_nf import plots
 from pyro_nf.diagnosis import FEW, Diagnosis, check_count, diagnose, resampled
+from pyro_nf.drift import drift
 from pyro_nf.evidence import log_evidence
 from pyro_nf.export import to_arviz
 from pyro_nf.files import write
@@ -158,11 +160,14 @@ class Posterior:
 
         The importance weights of a guide's draws cannot tell of what lies out of their reach, so
         a guide that they find no great fault with is followed by a search for other modes, in up
-        to 50 dimensions, for models that can be vectorized.
+        to 50 dimensions, for models that can be vectorized. In many dimensions they vary though
+        each marginal is right, so where they find a flow guide usable but not good, short Markov
+        chains start from its draws: if they change no mean and no width, it is good.
 
         Arguments:
             n: The number of draws to judge from.
-            search: Whether to search; it takes a second, or some with much data.
+            search: Whether to search, and to run chains; either takes a second, or some with much
+                data or many dimensions.
         """
         check_count(_count(n))
         values, log_p, log_q = self._weighted(n)
@@ -176,7 +181,8 @@ class Posterior:
             return result
         with self._joint.scope(), torch.no_grad():
             missed = missed_mass(self._joint, self._model, values, log_p, log_q)
-        return diagnose(log_p - log_q, missed, rounding)
+            moved = drift(self._joint) if result.verdict == "usable" else math.nan
+        return diagnose(log_p - log_q, missed, rounding, moved)
 
     def resample(self, n: int) -> dict[str, Tensor]:
         """Draws that are corrected by Pareto-smoothed importance resampling.

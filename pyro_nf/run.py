@@ -20,9 +20,9 @@ from pyro_nf.batches import Batches
 from pyro_nf.blame import blame
 from pyro_nf.files import write
 from pyro_nf.finals import AVERAGE, Score, choose
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.pool import Pool
 from pyro_nf.randomness import kept_random_state
-from pyro_nf.runs import NUMERICS
 from pyro_nf.schedule import MEDIAN, Schedule, level
 from pyro_nf.step import Step
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from pyro_nf.batching import Blanks, Unchecked
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Given", "Runs", "is_computed"]
@@ -19,7 +20,6 @@ __all__ = ["Given", "Runs", "is_computed"]
 Values = dict[str, Tensor]
 Result = tuple[Tensor, Values]  # a number, and values by name
 
-NUMERICS = (RuntimeError, ValueError, ArithmeticError)  # what a draw too wild for a model raises
 FEW = 8  # draws of a loop that is not worth halving again, and of a look at what is random
 RTOL = 1e-4  # batched and single matrix products round differently; a wrong sum is far off
 

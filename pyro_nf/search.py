@@ -11,7 +11,8 @@ from torch.distributions import biject_to
 from torch.func import grad, grad_and_value, jacrev
 
 from pyro_nf.joint import Joint
-from pyro_nf.runs import NUMERICS, Result, Runs, Values
+from pyro_nf.numerics import NUMERICS
+from pyro_nf.runs import Result, Runs, Values
 from pyro_nf.scoring import log_density
 from pyro_nf.summits import MAX_DIM, Summits, find_summits, scattered
 

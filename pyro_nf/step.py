@@ -16,6 +16,7 @@ from pyro_nf import engines
 from pyro_nf.adam import Adam
 from pyro_nf.annealing import Anneal, annealed
 from pyro_nf.estimate import NothingLeavesTheGraph, estimate
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.record import mutates, record
 
@@ -253,7 +254,7 @@ class Step:
             try:
                 with pyro.validation_enabled(False):
                     loss, gradient = self.gradient()
-            except (RuntimeError, ValueError, ArithmeticError):  # numerics, for these numbers
+            except NUMERICS:  # numerics, for these numbers
                 continue
             if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
                 continue

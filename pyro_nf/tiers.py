@@ -45,11 +45,11 @@ def upgrade(step: Step, left: int, seconds: float, bar: Any) -> None:
         seconds: What each takes now.
         bar: A progress bar, which says so.
     """
-    if step.tier != "quick" or sum(leaf.numel() for leaf in step.leaves) > MOST:
+    # A reason: it has been tried.
+    if step.tier != "quick" or step.reason or sum(leaf.numel() for leaf in step.leaves) > MOST:
         return
     price = TIME[0] + TIME[1] * step.nodes
     if left * min(GAIN * step.nodes, seconds / 2) > price:
         bar.set_description("compiling")
-        if not step.compile("full"):
-            step.nodes = 10**9  # not again
+        step.compile("full")
         bar.set_description("fitting")

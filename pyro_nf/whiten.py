@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.flow import Flow
+from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity, scored
 from pyro_nf.triangular import solved, times
 
@@ -16,11 +17,15 @@ __all__ = ["Coordinates", "Whiten", "find_coordinates"]
 MAX_DENSE = 500  # dimensions up to which a full covariance pays
 LOOKS = 100  # points to look at for one of positive density
 CLIMB = 200  # iterations of L-BFGS towards the mode
-ROUNDS = 40  # iterations of the normal approximation
+ROUNDS = 80  # iterations of the normal approximation
+RATE = 0.5  # of the way to where their estimates point
 FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
 GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
+MARGIN = 1.2  # by which others are made wider: a normal distribution leaves out heavier tails
 IDLE = 0.02  # nats by which a round must improve the bound, or three rounds are the last
 TRUST = 4.0  # the most by which a round changes a variance, up or down
+SLACK = 1.0  # nats by which it may lead downhill, lest noise take it back
+DROP = 5.0  # nats a dimension by which draws may be less probable than their mean at the start
 
 
 class Coordinates(NamedTuple):
@@ -118,8 +123,8 @@ def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Co
         scale: The standard deviation to start with.
 
     Returns:
-        The approximation, or None if the dimension is too high for a full covariance or no
-        finite bound was found.
+        The approximation, made wider where it is not near; None if the dimension is too high for
+        a full covariance or no finite bound was found.
     """
     if len(start) > MAX_DENSE:
         return None
@@ -132,6 +137,8 @@ def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Co
     if not found or found[0].ess < GOOD:
         found.append(fit_normal(log_density, start, scale * eye))
     best = max(found, key=lambda coordinates: coordinates.elbo)
+    if best.ess < GOOD:
+        best = best._replace(scale_tril=MARGIN * best.scale_tril)
     return best if math.isfinite(best.elbo) else None
 
 
@@ -167,7 +174,7 @@ def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
 
     try:
         optimizer.step(closure)
-    except (RuntimeError, ValueError):  # the model's numerics gave up on the way
+    except NUMERICS:  # the model's numerics gave up on the way
         return None
     return u.detach() if bool(u.isfinite().all()) else None
 
@@ -195,44 +202,69 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordina
     mean by the precision's inverse times :math:`E[g]`. Both are estimated from z and -z with
     :math:`g + z` in place of g, which vanishes for a normal target: the estimate is then exact.
 
+    A round that has led downhill is taken back, and its step made again at half the rate.
+
     References:
         Conjugate-Computation Variational Inference (Khan and Lin, 2017)
         https://arxiv.org/abs/1703.04265
     """
     dim = len(shift)
     best = Coordinates(shift, tril, -math.inf, 0.0)
-    idle = 0
+    rate, idle, shrunk = RATE, 0, False
     generator = torch.Generator(shift.device).manual_seed(0)
-    eye = torch.eye(dim, dtype=shift.dtype, device=shift.device)
-    for round_ in range(ROUNDS):
+    centre = float(_scored(log_density, shift.unsqueeze(0))[0])
+    here = shift, tril, torch.zeros_like(tril), torch.zeros_like(shift)
+    for _ in range(ROUNDS):
         half = torch.randn(
             128 + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
         )
         z = torch.cat([half, -half])
-        try:
-            value, gradient = scored(log_density, shift + z @ tril.mT)
-        except (RuntimeError, ValueError):  # a draw too wild for the model: look closer
-            tril = tril / 2
+        value, gradient = _scored(log_density, shift + z @ tril.mT)
+        if best.elbo == -math.inf and not float(value.mean()) > centre - DROP * dim:
+            tril, shrunk = tril / 2, True  # draws too wild: look closer
             continue
         entropy = tril.diagonal().log().sum() + dim * (1 + math.log(2 * math.pi)) / 2
         elbo = float(value.mean() + entropy)
-        if not math.isfinite(elbo) or not bool(gradient.isfinite().all()):
-            tril = tril / 2
-            continue
-        log_weight = value + z.square().sum(-1) / 2
-        ess = float(torch.exp(2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)))
-        idle = 0 if elbo > best.elbo + IDLE else idle + 1
-        if elbo > best.elbo:
-            best = Coordinates(shift, tril, elbo, ess / len(z))
-        if best.ess > GOOD or idle == 3:
-            break
-        rest = gradient @ tril + z
-        rate = 0.5 * (1 - round_ / ROUNDS)
-        drift = z.mT @ rest / len(z)
-        values, vectors = torch.linalg.eigh(eye - rate * (drift + drift.mT) / 2)
-        values = values.clamp(1 / TRUST, TRUST)
-        step = (vectors / values) @ (vectors.mT @ rest.mean(0)) * rate
-        step = step * (math.sqrt(dim) / step.norm().clamp_min(math.sqrt(dim)))
-        shift = shift + tril @ step
-        tril = tril @ _root(values, vectors)
+        if elbo > best.elbo - SLACK:
+            rest = gradient @ tril + z
+            here = shift, tril, z.mT @ rest / len(z), rest.mean(0)
+            rate = min(RATE, 1.5 * rate)
+            idle = 0 if elbo > best.elbo + IDLE else idle + 1
+            if elbo > best.elbo:
+                best = Coordinates(shift, tril, elbo, _share(value + z.square().sum(-1) / 2))
+            # Where the scale has been shrunk, weights are alike for being near each other.
+            if (best.ess > GOOD and not shrunk) or idle == 3:
+                break
+        else:
+            rate /= 2
+        shift, tril = _moved(*here, rate)
     return best
+
+
+def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Like :func:`~pyro_nf.target.scored`; minus infinity if anything fails or is not finite."""
+    try:
+        value, gradient = scored(log_density, u)
+    except NUMERICS:
+        return u.new_full(u.shape[:1], -math.inf), torch.zeros_like(u)
+    fine = bool(value.isfinite().all()) and bool(gradient.isfinite().all())
+    return (value if fine else torch.full_like(value, -math.inf)), gradient
+
+
+def _share(log_weights: Tensor) -> float:
+    """The effective share of draws with these weights."""
+    count = torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0))
+    return float(count) / len(log_weights)
+
+
+def _moved(
+    shift: Tensor, tril: Tensor, drift: Tensor, mean: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
+    """A natural-gradient step of a normal distribution, of bounded length in its coordinates."""
+    eye = torch.eye(len(shift), dtype=shift.dtype, device=shift.device)
+    values, vectors = torch.linalg.eigh(eye - rate * (drift + drift.mT) / 2)
+    values = values.clamp(1 / TRUST, TRUST)
+    step = (vectors / values) @ (vectors.mT @ mean) * rate
+    longest = math.sqrt(len(shift))
+    step = step * (longest / step.norm().clamp_min(longest))
+    return shift + tril @ step, tril @ _root(values, vectors)

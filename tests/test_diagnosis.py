@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 
 from pyro_nf.diagnosis import diagnose, resampled, smooth
+from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.posterior import Posterior
 
 X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
@@ -313,3 +314,56 @@ def test_a_guide_of_few_effective_draws_is_not_good():
     assert result.k_hat < 0.5
     assert result.ess < 0.5
     assert result.verdict == "usable"
+
+
+def scaled_normal(scales):
+    """A posterior of independent normal variables, and a guide that has other scales."""
+
+    def model():
+        pyro.sample("x", dist.Normal(torch.zeros_like(scales), 1.0).to_event(1))
+
+    guide = AutoFlowGuide(model, "diag").setup()
+    guide.move(torch.zeros_like(scales), scales.diag())
+    return Posterior(model, guide)
+
+
+def test_many_small_errors_are_not_a_large_one():
+    """Of 800 scales that are off by 2.5 per cent the weights make much, and chains little."""
+    torch.manual_seed(0)
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
+    posterior = scaled_normal(scales)
+    plain = posterior.diagnose(search=False)
+    assert plain.ess < 0.5
+    assert plain.verdict == "usable"
+    assert math.isnan(plain.drift)
+    found = posterior.diagnose()
+    assert found.drift == pytest.approx(0.025, abs=0.06)  # its noise, the largest of 1,600
+    assert found.verdict == "good"
+    assert f"{found.drift:.2f} sd in chains" in str(found)
+
+
+def test_chains_find_the_one_marginal_that_is_off():
+    torch.manual_seed(0)
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
+    scales[7] = 0.8
+    found = scaled_normal(scales).diagnose()
+    assert found.drift == pytest.approx(-math.log(0.8), abs=0.05)
+    assert found.verdict == "usable"
+
+
+def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
+    torch.manual_seed(0)
+    posterior = scaled_normal(torch.full((800,), 0.025, dtype=torch.float64).exp())
+    stuck = lambda density, flow, starts, **options: starts.repeat(25, 1)  # noqa: E731
+    monkeypatch.setattr("pyro_nf.drift.chains", stuck)
+    found = posterior.diagnose()
+    assert math.isnan(found.drift)
+    assert found.verdict == "usable"
+
+
+def test_chains_spare_a_guide_only_from_being_usable():
+    log_weights = 3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    assert diagnose(log_weights).verdict == "poor"
+    assert diagnose(log_weights, drift=0.0).verdict == "poor"
+    missing = torch.zeros(4000)
+    assert diagnose(missing, missed=0.5, drift=0.0).verdict == "poor"

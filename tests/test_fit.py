@@ -362,6 +362,21 @@ class TestFailures:
             quiet(model, steps=20, flow="diag")
         assert len([w for w in caught if "compiled" in str(w.message)]) == 1
 
+    def test_a_step_that_inductor_cannot_take_is_not_compiled_again(self, monkeypatch):
+        def full(graph, inputs):
+            tries.append(graph)
+            raise RuntimeError("no C++ compiler")
+
+        def model():
+            pyro.sample("x", dist.Normal(0.0, 1.0))
+
+        tries = []
+        monkeypatch.setattr("pyro_nf.engines.full", full)
+        monkeypatch.setattr("pyro_nf.tiers.TIME", (0.0, 0.0))  # it always repays
+        posterior = quiet(model, guide=AutoNormal(model), steps=500)
+        assert posterior.message.startswith("finished after 500 steps (quick)")
+        assert len(tries) == 1
+
     def test_ctrl_c_returns_what_there_is(self):
         calls = []
 

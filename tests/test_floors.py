@@ -14,15 +14,15 @@ ROOT = Path(pyro_nf.__file__).parent
 # From the lowest floor up, as in CONTRIBUTING.md. A file imports only from lower floors, never
 # from a sibling on its own; a new file must be given its place here.
 FLOORS = [
-    "adam annealing batching blame datafile diagnosis estimate examples files finals nets "
+    "adam annealing batching datafile diagnosis estimate examples files finals nets numerics "
     "randomness record root rows schedule sites store summary summits target triangular",
-    "batches canvas engines flow runs",
+    "batches blame canvas engines flow runs",
     "adapt chains contract coupling distribution enumeration explore features plots step whiten",
     "joint objective registry tiers",
     "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
     "flows.tails identity scoring",
     "amortized guide search testing",
-    "evidence pool prediction saving",
+    "drift evidence pool prediction saving",
     "export run",
     "posterior",
     "fit",

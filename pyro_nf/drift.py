@@ -1,0 +1,67 @@
+"""How far Markov chains of the posterior move away from the draws of a guide."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_nf.chains import chains
+from pyro_nf.guide import AutoFlowGuide
+from pyro_nf.joint import Joint
+from pyro_nf.numerics import NUMERICS
+from pyro_nf.target import Target
+
+__all__ = ["drift"]
+
+CHAINS = 512  # or as many as the model takes at once
+FEWEST = 128  # of them, fewer are noise
+DRAWS = 16_384  # of the guide, which cost no run of the model
+OCTAVES = 3.0  # by which steps may be shorter, to come into necks
+MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
+
+
+def drift(joint: Joint) -> float:
+    r"""The most by which chains change the mean or standard deviation of a coordinate.
+
+    Draws of the posterior would stay, in distribution, where they are. What draws of the guide
+    do, made to move by a chain that keeps the posterior, bounds their error from below, as far
+    as the chains go.
+
+    References:
+        A Targeted Accuracy Diagnostic for Variational Approximations (Wang, Kasprzak and
+        Huggins, 2023) https://arxiv.org/abs/2302.12419
+
+    Arguments:
+        joint: Model and guide.
+
+    Returns:
+        Of unconstrained coordinates, the change of a mean in standard deviations of the guide, or
+        of the log of a standard deviation; NaN where chains cannot be run, or hardly move: for
+        other guides than flows, discrete latent sites, or a model that is not vectorized.
+    """
+    guide, count = joint.guide, min(CHAINS, joint.chunk)
+    if not isinstance(guide, AutoFlowGuide) or joint.enumerated or joint.from_prior:
+        return math.nan
+    if count < FEWEST:
+        return math.nan
+    try:
+        target = Target(guide, joint.args, joint.kwargs)
+        if not target.vectorized:
+            return math.nan
+        with torch.no_grad():
+            draws = guide.get_posterior(*joint.args, **joint.kwargs).sample(torch.Size([DRAWS]))
+        moved = chains(target, guide.get_transform(), draws[:count], octaves=OCTAVES)
+    except NUMERICS:  # of the model, out there
+        return math.nan
+    if not float(_correlation(draws[:count], moved[-count:]).max()) < MIXED:
+        return math.nan
+    width = draws.std(0)
+    shift = (moved.mean(0) - draws.mean(0)).abs() / width
+    stretch = (moved.std(0) / width).log().abs()
+    return float(torch.maximum(shift, stretch).max())
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Of the columns of x with those of y, each n draws."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    return (x * y).sum(0) / (x.square().sum(0) * y.square().sum(0)).sqrt()
