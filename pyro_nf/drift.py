@@ -15,7 +15,7 @@ __all__ = ["drift"]
 
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
-DRAWS = 16_384  # of the guide, which cost no run of the model
+DRAWS = 32  # of the guide for each chain, which cost no run of the model
 OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
 
@@ -25,7 +25,7 @@ def drift(joint: Joint) -> float:
 
     Draws of the posterior would stay, in distribution, where they are. What draws of the guide
     do, made to move by a chain that keeps the posterior, bounds their error from below, as far
-    as the chains go.
+    as the chains go; if their ends still correlate with their starts, that is not far enough.
 
     References:
         A Targeted Accuracy Diagnostic for Variational Approximations (Wang, Kasprzak and
@@ -49,7 +49,8 @@ def drift(joint: Joint) -> float:
         if not target.vectorized:
             return math.nan
         with torch.no_grad():
-            draws = guide.get_posterior(*joint.args, **joint.kwargs).sample(torch.Size([DRAWS]))
+            posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+            draws = posterior.sample(torch.Size([DRAWS * count]))
         moved = chains(target, guide.get_transform(), draws[:count], octaves=OCTAVES)
     except NUMERICS:  # of the model, out there
         return math.nan
