@@ -47,11 +47,11 @@ def test_normal_posteriors_are_found():
 
 
 def test_the_bound_does_not_depend_on_where_the_steps_start():
-    """Rounds that lead downhill are taken back: without, these bounds differ by hundreds."""
+    """Rounds that lead downhill are taken back: without, these bounds differ by 80 nats."""
     log_density, dim = volatility()
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(2)
     bounds = []
-    for _ in range(4):
+    for _ in range(6):
         start = 0.3 * torch.randn(dim, generator=generator, dtype=torch.float64)
         bounds.append(fit_normal(log_density, start, 0.1 * torch.eye(dim).double()).elbo)
     assert max(bounds) - min(bounds) < 2.0  # about as far as the last rounds wander
