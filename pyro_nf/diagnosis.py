@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "FEW",
+    "STILL",
     "Diagnosis",
     "Smoothed",
     "check_count",

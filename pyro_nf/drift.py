@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.chains import chains
+from pyro_nf.diagnosis import STILL
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.joint import Joint
 from pyro_nf.numerics import NUMERICS
@@ -15,6 +16,8 @@ __all__ = ["drift"]
 
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
+TURNS = 3  # times that so many run, at most
+CLEAR = 1.5 * STILL  # from here on a change is no noise
 DRAWS = 32  # of the guide for each chain, which cost no run of the model
 OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
@@ -40,26 +43,33 @@ def drift(joint: Joint) -> float:
         other guides than flows, discrete latent sites, or a model that is not vectorized.
     """
     guide, count = joint.guide, min(CHAINS, joint.chunk)
-    if not isinstance(guide, AutoFlowGuide) or joint.enumerated or joint.from_prior:
-        return math.nan
-    if count < FEWEST:
+    if not (isinstance(guide, AutoFlowGuide) and joint.is_smooth) or count < FEWEST:
         return math.nan
     try:
         target = Target(guide, joint.args, joint.kwargs)
-        if not target.vectorized:
-            return math.nan
-        with torch.no_grad():
-            posterior = guide.get_posterior(*joint.args, **joint.kwargs)
-            draws = posterior.sample(torch.Size([DRAWS * count]))
-        moved = chains(target, guide.get_transform(), draws[:count], octaves=OCTAVES)
+        return _largest_change(guide, target, count) if target.vectorized else math.nan
     except NUMERICS:  # of the model, out there
         return math.nan
-    if not float(_correlation(draws[:count], moved[-count:]).max()) < MIXED:
-        return math.nan
-    width = draws.std(0)
-    shift = (moved.mean(0) - draws.mean(0)).abs() / width
-    stretch = (moved.std(0) / width).log().abs()
-    return float(torch.maximum(shift, stretch).max())
+
+
+def _largest_change(guide: AutoFlowGuide, target: Target, count: int) -> float:
+    """The same from so many chains, and as many again while their noise may be what they show."""
+    changes: list[Tensor] = []
+    largest = math.nan
+    for _ in range(TURNS):
+        with torch.no_grad():
+            posterior = guide.get_posterior(*target.args, **target.kwargs)
+            draws = posterior.sample(torch.Size([DRAWS * count]))
+        moved = chains(target, guide.get_transform(), draws[:count], octaves=OCTAVES)
+        if not float(_correlation(draws[:count], moved[-count:]).max()) < MIXED:
+            return math.nan
+        width = draws.std(0)
+        shift, stretch = (moved.mean(0) - draws.mean(0)) / width, (moved.std(0) / width).log()
+        changes.append(torch.cat([shift, stretch]))
+        largest = float(torch.stack(changes).mean(0).abs().max())
+        if not STILL <= largest < CLEAR:
+            break
+    return largest
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:

@@ -133,6 +133,12 @@ class Joint:
         tensors += [node["value"] for node in drawn.nodes.values() if node["type"] == "sample"]
         self.chunk = chunk_size([tensor for tensor in tensors if isinstance(tensor, Tensor)])
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the density is a function of real numbers alone."""
+        discrete = any(latent.support.is_discrete for latent in self.latents.values())
+        return not (discrete or self.enumerated or self.from_prior)
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the parameters as they were, and leave nothing in Pyro's parameter store."""

@@ -73,7 +73,7 @@ def missed_mass(joint: Joint, model: Runs, values: Values, log_p: Tensor, log_q:
         latent sites, in more than 50 dimensions, for a model that is not vectorized, or a guide
         that cannot score other values than its own draws.
     """
-    if not (model.vectorized and _is_smooth(joint)) or joint.chunk < FEWEST:
+    if not (model.vectorized and joint.is_smooth) or joint.chunk < FEWEST:
         return math.nan
     try:
         space = _Space(joint)
@@ -99,12 +99,6 @@ def missed_mass(joint: Joint, model: Runs, values: Values, log_p: Tensor, log_q:
     new, new_error = _evidence(log_p - log_mixture)
     sure = new - old > SURE * math.hypot(old_error, new_error)
     return -math.expm1(old - new) if sure else 0.0
-
-
-def _is_smooth(joint: Joint) -> bool:
-    """Whether the density of the model is a function of real numbers alone."""
-    discrete = any(latent.support.is_discrete for latent in joint.latents.values())
-    return not (discrete or joint.enumerated or joint.from_prior)
 
 
 def _summits(joint: Joint, space: _Space, u: Tensor) -> Summits | None:
