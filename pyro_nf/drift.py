@@ -16,7 +16,7 @@ __all__ = ["drift"]
 
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
-TURNS = 5  # times that they go on, at most
+TURNS = 5  # stretches of transitions that count, at most
 DRAWS = 32  # of the guide for each chain, which cost no run of the model
 OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 MIXED = 0.5  # correlation of ends with starts from which chains tell nothing

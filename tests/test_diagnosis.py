@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -369,17 +368,21 @@ def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
 def test_chains_go_on_where_noise_may_decide(monkeypatch, excess, turns, verdict):
     torch.manual_seed(0)
     posterior = scaled_normal(torch.full((300,), 0.04, dtype=torch.float64).exp())
-    calls = []
+    calls, ends = [], []
 
-    def drawn(density, flow, starts, **options):
-        calls.append(starts)
+    def drawn(density, flow, starts, settling, octaves):
+        calls.append((starts, settling))
         noise = torch.randn(50 * len(starts), 300, dtype=torch.float64)
-        return torch.cat([noise, -noise]) * math.exp(excess)  # without noise in the means
+        moved = torch.cat([noise, -noise]) * math.exp(excess)  # without noise in the means
+        ends.append(moved[-len(starts) :])
+        return moved
 
     monkeypatch.setattr("pyro_nf.drift.chains", drawn)
     found = posterior.diagnose()
     assert len(calls) == turns
-    assert not any(torch.equal(*pair) for pair in pairwise(calls))  # from where they ended
+    for (starts, settling), end in zip(calls[1:], ends[:-1], strict=True):
+        assert torch.equal(starts, end)
+        assert settling == 0
     # Noise of 32 draws of the guide for each chain, the largest of 300.
     assert found.drift == pytest.approx(abs(excess - 0.04), abs=0.03)
     assert found.verdict == verdict
