@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.chains import SETTLING, chains
-from pyro_nf.diagnosis import STILL
+from pyro_nf.chains import chains
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.joint import Joint
 from pyro_nf.numerics import NUMERICS
@@ -16,7 +15,6 @@ __all__ = ["drift"]
 
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
-TURNS = 5  # stretches of transitions that count, at most
 DRAWS = 32  # of the guide for each chain, which cost no run of the model
 OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
@@ -46,33 +44,20 @@ def drift(joint: Joint) -> float:
         return math.nan
     try:
         target = Target(guide, joint.args, joint.kwargs)
-        return _largest_change(guide, target, count) if target.vectorized else math.nan
+        if not target.vectorized:
+            return math.nan
+        with torch.no_grad():
+            posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+            draws = posterior.sample(torch.Size([DRAWS * count]))
+        moved = chains(target, guide.get_transform(), draws[:count], octaves=OCTAVES)
     except NUMERICS:  # of the model, out there
         return math.nan
-
-
-def _largest_change(guide: AutoFlowGuide, target: Target, count: int) -> float:
-    """The same from so many chains, which go on as long as noise may decide."""
-    with torch.no_grad():
-        posterior = guide.get_posterior(*target.args, **target.kwargs)
-        draws = posterior.sample(torch.Size([DRAWS * count]))
-    middle, width = draws.mean(0), draws.std(0)
-    starts = ends = draws[:count]
-    moments: list[Tensor] = []
-    largest, mixed = math.nan, False
-    for turn in range(TURNS):
-        settling = 0 if turn else SETTLING
-        moved = chains(target, guide.get_transform(), ends, settling=settling, octaves=OCTAVES)
-        ends = moved[-count:]
-        z = (moved - middle) / width
-        moments.append(torch.stack([z.mean(0), z.square().mean(0)]))
-        mean, square = torch.stack(moments).mean(0)
-        stretch = (square - mean.square()).log() / 2
-        largest = float(torch.maximum(mean.abs(), stretch.abs()).max())
-        mixed = float(_correlation(starts, ends).max()) < MIXED
-        if mixed and not STILL / 2 < largest < 2 * STILL:
-            break
-    return largest if mixed else math.nan
+    if not float(_correlation(draws[:count], moved[-count:]).max()) < MIXED:
+        return math.nan
+    width = draws.std(0)
+    shift = (moved.mean(0) - draws.mean(0)).abs() / width
+    stretch = (moved.std(0) / width).log().abs()
+    return float(torch.maximum(shift, stretch).max())
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ class Posterior:
 
         Arguments:
             n: The number of draws to judge from.
-            search: Whether to search, and to run chains; either takes a second, or many with much
+            search: Whether to search, and to run chains; either takes a second, or some with much
                 data or many dimensions.
         """
         check_count(_count(n))

@@ -328,23 +328,23 @@ def scaled_normal(scales):
 
 
 def test_many_small_errors_are_not_a_large_one():
-    """Of 300 scales that are off by 4 per cent the weights make much, and chains little."""
+    """Of 800 scales that are off by 2.5 per cent the weights make much, and chains little."""
     torch.manual_seed(0)
-    scales = torch.full((300,), 0.04, dtype=torch.float64).exp()
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
     posterior = scaled_normal(scales)
     plain = posterior.diagnose(search=False)
     assert plain.ess < 0.5
     assert plain.verdict == "usable"
     assert math.isnan(plain.drift)
     found = posterior.diagnose()
-    assert found.drift == pytest.approx(0.04, abs=0.045)  # its noise, the largest of 600
+    assert found.drift == pytest.approx(0.025, abs=0.06)  # its noise, the largest of 1,600
     assert found.verdict == "good"
     assert f"{found.drift:.2f} sd in chains" in str(found)
 
 
 def test_chains_find_the_one_marginal_that_is_off():
     torch.manual_seed(0)
-    scales = torch.full((300,), 0.04, dtype=torch.float64).exp()
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
     scales[7] = 0.8
     found = scaled_normal(scales).diagnose()
     assert found.drift == pytest.approx(-math.log(0.8), abs=0.05)
@@ -353,39 +353,12 @@ def test_chains_find_the_one_marginal_that_is_off():
 
 def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
     torch.manual_seed(0)
-    posterior = scaled_normal(torch.full((300,), 0.04, dtype=torch.float64).exp())
+    posterior = scaled_normal(torch.full((800,), 0.025, dtype=torch.float64).exp())
     stuck = lambda density, flow, starts, **options: starts.repeat(25, 1)  # noqa: E731
     monkeypatch.setattr("pyro_nf.drift.chains", stuck)
     found = posterior.diagnose()
     assert math.isnan(found.drift)
     assert found.verdict == "usable"
-
-
-@pytest.mark.parametrize(
-    ("excess", "turns", "verdict"),
-    [(0.04, 1, "good"), (-0.02, 5, "good"), (0.15, 5, "usable"), (0.3, 1, "usable")],
-)
-def test_chains_go_on_where_noise_may_decide(monkeypatch, excess, turns, verdict):
-    torch.manual_seed(0)
-    posterior = scaled_normal(torch.full((300,), 0.04, dtype=torch.float64).exp())
-    calls, ends = [], []
-
-    def drawn(density, flow, starts, settling, octaves):
-        calls.append((starts, settling))
-        noise = torch.randn(50 * len(starts), 300, dtype=torch.float64)
-        moved = torch.cat([noise, -noise]) * math.exp(excess)  # without noise in the means
-        ends.append(moved[-len(starts) :])
-        return moved
-
-    monkeypatch.setattr("pyro_nf.drift.chains", drawn)
-    found = posterior.diagnose()
-    assert len(calls) == turns
-    for (starts, settling), end in zip(calls[1:], ends[:-1], strict=True):
-        assert torch.equal(starts, end)
-        assert settling == 0
-    # Noise of 32 draws of the guide for each chain, the largest of 300.
-    assert found.drift == pytest.approx(abs(excess - 0.04), abs=0.03)
-    assert found.verdict == verdict
 
 
 def test_chains_spare_a_guide_only_from_being_usable():
