@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.engines import traced_scores
-from pyro_nf.flow import Flow
+from pyro_nf.flow import Flow, through
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity
 
@@ -53,13 +53,9 @@ def chains(
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
     """
 
-    def pulled_back(z: Tensor) -> Tensor:
-        u, log_det = flow.forward_and_log_det(z)
-        return log_density(u) + log_det
-
     with torch.no_grad():
         z = flow.inverse_and_log_det(starts)[0]
-    scores = traced_scores(pulled_back, z)
+    scores = traced_scores(through(flow, log_density), z)
     value, slope = scores(z)
     size = STEP / z.shape[-1] ** 0.25
     kept = []

@@ -18,7 +18,7 @@ from pyro_nf.engines import work
 from pyro_nf.files import fingerprint, read
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.identity import Gradient, name_apart
-from pyro_nf.numerics import NUMERICS
+from pyro_nf.numerics import NUMERICS, patiently
 from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
@@ -36,7 +36,6 @@ CHEAP = 20_000  # numbers that a log density may compute for all its particles t
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
-STARTS = 5  # first runs of a model whose numerics may fail now and then
 VERSION = 7
 
 Compile = Literal["auto", "quick", "full", False]
@@ -170,7 +169,7 @@ def fit(
         if pool is not None and new and saved is None:
             with tqdm(desc="exploring", disable=not progress, leave=False):
                 pool.explore()
-        step = _first_step(elbo, model, guide, args, kwargs, anneal)
+        step = patiently(lambda: Step(elbo, model, guide, args, kwargs, anneal))
         if source is not None:
             refuse_local_latents(model, guide, args, kwargs)
         modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
@@ -261,23 +260,6 @@ def _default_elbo(
     count = particles or (affordable if vectorize else SINGLE_PARTICLES)
     # With one particle Pyro adds no plate, and counts none.
     return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
-
-
-def _first_step(
-    elbo: ELBO,
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    anneal: Anneal | None,
-) -> Step:
-    """The step, which runs the model once; again where numerics that may fail do."""
-    for _ in range(STARTS - 1):
-        try:
-            return Step(elbo, model, guide, args, kwargs, anneal)
-        except NUMERICS:
-            continue
-    return Step(elbo, model, guide, args, kwargs, anneal)
 
 
 def _shapes(step: Step, guide: Callable[..., Any]) -> dict[str, list[int]]:

@@ -18,11 +18,13 @@ from pyro_nf import sites
 from pyro_nf.distribution import FlowDistribution
 from pyro_nf.flow import Chain, Flow
 from pyro_nf.flows.linear import Diag
+from pyro_nf.hierarchy import Hierarchy
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.registry import FlowSpec, make_flow
 from pyro_nf.store import adopt
 from pyro_nf.target import Target
+from pyro_nf.ties import untied
 from pyro_nf.whiten import Whiten, find_coordinates
 
 __all__ = ["AutoFlowGuide"]
@@ -129,14 +131,13 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
             flow = make_flow(self._flow_spec[0], self.latent_dim)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
             affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
-            self._outer = len(
-                list(itertools.takewhile(attrgetter("elementwise"), reversed(layers)))
-            )
+            last = itertools.takewhile(attrgetter("elementwise"), reversed(layers))
+            self._outer = len(list(last))
             inner = layers[: len(layers) - self._outer]
             outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
-            stack = Chain([*inner, affine, *outer, whiten])
+            stack = Chain([*inner, affine, *outer, whiten, Hierarchy(self.latent_dim)])
             self.flow = stack.to(device=loc.device, dtype=loc.dtype)
-            self._warn_of(self.flow)
+            self._warn_of(Chain([*layers, affine]))
             if self._outer:
                 whiten.set(loc, torch.ones_like(loc))
                 loc = torch.zeros_like(loc)
@@ -184,17 +185,26 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         except NUMERICS:  # numerics that fail here and there
             found = None
         if found is not None:
+            found = untied(target, self.hierarchy, found)
             self.move(found.shift, found.scale_tril)
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """What makes u of coordinates in which latents do not depend on those above them."""
+        *_, last = self._modules["flow"]
+        return last
 
     @torch.no_grad()
     def move(self, shift: Tensor, scale_tril: Tensor) -> None:
         """Use the coordinates in which N(shift, scale_tril scale_tril') is standard normal.
 
+        Where a hierarchy is set, they are those of what it makes u of.
+
         Arguments:
             shift: With shape ``(D,)``.
             scale_tril: A triangular matrix, with shape ``(D, D)``.
         """
-        *layers, whiten = self._modules["flow"]
+        *layers, whiten, _ = self._modules["flow"]
         affine = layers[-1]
         if self._outer:
             affine, turn = layers[-self._outer - 2 : -self._outer]
@@ -278,9 +288,10 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         if self.prototype_trace is None:
             return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
         whitened = [flow for flow in self.flow if isinstance(flow, Whiten)]
-        flows = [flow for flow in self.flow if not isinstance(flow, Whiten)]
+        flows = [flow for flow in self.flow if not isinstance(flow, Whiten | Hierarchy)]
         count = sum(parameter.numel() for parameter in self.parameters())
         where = "" if whitened[0].shift is None else ", whitened"
+        where += ", without ties" if self.hierarchy.generations else ""
         return f"{name}({stack_label(flows)}, D={self.latent_dim}, {count:,} parameters{where})"
 
 

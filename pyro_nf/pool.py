@@ -74,7 +74,8 @@ class Pool:
             found = explore(self.target, draws.mean(0), _root(draws), MORE * self.count)
             if found is not None:
                 starts, self.modes = found
-                self.guide.move(starts.mean(0), _root(starts))
+                free = self.guide.hierarchy.inv(starts)
+                self.guide.move(free.mean(0), _root(free))
                 self.draws = chains(self.target, self.flow, starts)
         except NUMERICS:  # numerics of the model, out there
             return

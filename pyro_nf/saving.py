@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_nf.files import VERSION, read
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.joint import Joint, is_latent
+from pyro_nf.numerics import patiently
 from pyro_nf.randomness import kept_random_state
 from pyro_nf.sites import feasible
 
@@ -110,7 +111,7 @@ def _header(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _latents(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shapes:
     run = InitMessenger(feasible(init_to_sample))(model)
-    nodes = poutine.trace(run).get_trace(*args, **kwargs).nodes
+    nodes = patiently(lambda: poutine.trace(run).get_trace(*args, **kwargs)).nodes
     return {name: tuple(n["value"].shape) for name, n in nodes.items() if is_latent(n)}
 
 

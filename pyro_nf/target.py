@@ -47,7 +47,7 @@ class Target:
         self.dim: int = guide.latent_dim
         self.vectorized = False
         start = self.start = guide._init_loc().detach()
-        self.nesting = _nesting(self._trace(start))
+        self.nesting = _nesting(self.trace(start))
         with torch.no_grad():
             self.random = bool(self(start) != self(start))
         self.vectorized = not self.random and self._can_vectorize(start)
@@ -69,7 +69,7 @@ class Target:
 
     def _log_joint(self, u: Tensor, count: int) -> Tensor:
         """The log density of each of `count` points, with shape ``(count,)``."""
-        trace = self._trace(u)
+        trace = self.trace(u)
         trace.compute_log_prob()
         total = u.new_zeros(count)
         for site, free in self.guide._unpack_latent(u):
@@ -83,7 +83,12 @@ class Target:
                 total = total + (log_prob.sum() if shared else log_prob.reshape(count, -1).sum(-1))
         return total
 
-    def _trace(self, u: Tensor) -> poutine.Trace:
+    def trace(self, u: Tensor) -> poutine.Trace:
+        """A run of the model with these latents, or of as many as u has rows.
+
+        Arguments:
+            u: With shape ``(D,)`` or ``(n, 1, ..., 1, D)``, a one for each plate.
+        """
         values = {
             site["name"]: biject_to(site["fn"].support)(free)
             for site, free in self.guide._unpack_latent(u)

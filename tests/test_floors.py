@@ -17,8 +17,9 @@ FLOORS = [
     "adam annealing batching datafile diagnosis estimate examples files finals nets numerics "
     "randomness record root rows schedule sites store summary summits target triangular",
     "batches blame canvas engines flow runs",
-    "adapt chains contract coupling distribution enumeration explore features plots step whiten",
-    "joint objective registry tiers",
+    "adapt chains contract coupling distribution enumeration explore features hierarchy plots "
+    "step whiten",
+    "joint objective registry tiers ties",
     "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
     "flows.tails identity scoring",
     "amortized guide search testing",

@@ -1,0 +1,180 @@
+"""Which latents of a model are normal given others, found by looking at its runs."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    ExpTransform,
+    Independent,
+    Normal,
+    TransformedDistribution,
+)
+
+from pyro_nf.flow import through
+from pyro_nf.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
+from pyro_nf.numerics import NUMERICS
+from pyro_nf.target import LogDensity, Target
+from pyro_nf.whiten import Coordinates, find_coordinates
+
+__all__ = ["find_ties", "untied"]
+
+MAX_DIM = 500  # dimensions up to which a run for each coordinate costs little
+CHECKS = 8  # random points at which a linear function must be one
+
+
+class _Family(NamedTuple):
+    """A site that is normal in u: its columns, and its means and log scales at some points."""
+
+    columns: list[int]
+    loc: Tensor
+    log_scale: Tensor
+
+
+def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordinates:
+    """The better coordinates of two: those found, or those of a posterior without its ties.
+
+    Arguments:
+        target: The log density of the posterior.
+        hierarchy: What is to be set where the second are better, by the evidence lower bound.
+        found: The first.
+
+    Returns:
+        A normal approximation of u, or of that of which the hierarchy makes u.
+    """
+    ties = find_ties(target, found.shift)
+    if not ties:
+        return found
+    hierarchy.set(ties)
+    try:
+        free = find_coordinates(through(hierarchy, target), hierarchy.inv(found.shift), 1.0)
+    except NUMERICS:  # of the model, out there
+        free = None
+    if free is not None and free.elbo > found.elbo:
+        return free
+    hierarchy.set([])
+    return found
+
+
+def find_ties(target: Target, point: Tensor) -> list[Ties]:
+    r"""The generations of a hierarchy: normal latents whose scale depends on other latents.
+
+    Their means and the logarithms of their scales must be linear in u, as those are that are made
+    of a mean and a positive scale, both latents. Then a run of the model beside `point` in each
+    direction tells the coefficients, and runs elsewhere whether they are all there is.
+
+    Arguments:
+        target: The log density of the posterior.
+        point: Where the posterior is, with shape ``(D,)``.
+
+    Returns:
+        The ties of each generation, from parents to children; none where there are no children,
+        or the model is not vectorized.
+    """
+    dim = len(point)
+    if not target.vectorized or dim > MAX_DIM:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(CHECKS, dim, generator=generator, dtype=torch.float64).to(point)
+    steps = torch.cat([torch.zeros_like(noise[:1]), torch.eye(dim).to(point), noise])
+    try:
+        with torch.no_grad():
+            families = list(_families(target, point + steps))
+        generations = _generations(steps, point, families)
+        return _completed(target, point, generations)
+    except NUMERICS:  # of the model, out there
+        return []
+
+
+def _families(target: Target, u: Tensor) -> Iterator[_Family]:
+    nodes = target.trace(u.reshape(len(u), *(1,) * target.nesting, -1)).nodes
+    end = 0
+    for site, free in target.guide._unpack_latent(u[0]):
+        begin, end = end, end + free.numel()
+        node = nodes[site["name"]]
+        normal = _normal(node["fn"])
+        if normal is not None:
+            shape = node["value"].shape
+            parts = normal.loc.expand(shape), normal.scale.log().expand(shape)
+            yield _Family([*range(begin, end)], *(part.reshape(len(u), -1) for part in parts))
+
+
+def _normal(fn: Distribution) -> Normal | None:
+    """The normal distribution of a site in unconstrained space, if it has one."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if isinstance(fn, TransformedDistribution) and [*map(type, fn.transforms)] == [ExpTransform]:
+        fn = fn.base_dist  # of a log-normal one, whose logarithm is in u
+    return fn if isinstance(fn, Normal) else None
+
+
+def _generations(steps: Tensor, point: Tensor, families: list[_Family]) -> list[Ties]:
+    """The ties of each, as far as the priors tell them."""
+    depth = torch.zeros_like(point, dtype=torch.long)  # 0 for those without a tie
+    members: list[list[Ties]] = [[] for _ in range(GENERATIONS)]
+    for family in families:
+        loc, log_scale = _linear(steps, family.loc), _linear(steps, family.log_scale)
+        if loc is None or log_scale is None or not bool((log_scale[0] != 0).any()):
+            continue
+        parents = ((loc[0] != 0) | (log_scale[0] != 0)).any(0)
+        generation = int(depth[parents].max())
+        if generation == GENERATIONS or bool(parents[family.columns].any()):
+            continue
+        depth[family.columns] = generation + 1
+        child = torch.tensor(family.columns, device=point.device)
+        biases = [at - slopes @ point for slopes, at in (loc, log_scale)]
+        zero = torch.zeros_like(biases[0])
+        members[generation].append(
+            Ties(child, loc[0], biases[0], log_scale[0], biases[1], zero, zero)
+        )
+    return [Ties(*map(torch.cat, zip(*ties, strict=True))) for ties in members if ties]
+
+
+def _linear(steps: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The coefficients of a function, (k, D), and its value at the first point, if it is linear."""
+    dim = steps.shape[-1]
+    small = math.sqrt(torch.finfo(values.dtype).eps)
+    at = values[0]
+    slopes = (values[1 : dim + 1] - at).T
+    slopes = torch.where(slopes.abs() > small * (1 + at.abs()).unsqueeze(-1), slopes, 0.0)
+    expected = at + steps[dim + 1 :] @ slopes.T
+    fits = torch.allclose(values[dim + 1 :], expected, rtol=10 * small, atol=10 * small)
+    return (slopes, at) if fits else None
+
+
+def _completed(log_density: LogDensity, point: Tensor, generations: list[Ties]) -> list[Ties]:
+    """The same with what the rest of the model says of each child.
+
+    The last generation comes first, and those before it see the model in its coordinates: what data
+    say of a child reaches its parent weakened by the child's own scale.
+    """
+    found = []
+    for ties in reversed(generations):
+        known = _likelihood(log_density, point, ties)
+        layer = Generation(len(point))
+        layer.set(known)
+        log_density, point = through(layer, log_density), layer.inv(point)
+        found.append(known)
+    return found[::-1]
+
+
+def _likelihood(log_density: LogDensity, point: Tensor, ties: Ties) -> Ties:
+    """The same with the normal density that all but its prior is to a child, by its curvature."""
+
+    def rest(u: Tensor) -> Tensor:
+        loc, log_scale = ties.prior(u)
+        away = (u[ties.child] - loc) * (-log_scale).exp()
+        return log_density(u) + (away.square() / 2 + log_scale).sum()
+
+    u = point.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(rest(u), u)
+    bend = torch.autograd.functional.hessian(rest, point).diagonal()
+    precision = -bend[ties.child]
+    known = precision.isfinite() & (precision > torch.finfo(point.dtype).eps)
+    middle = point[ties.child] + slope[ties.child] / precision
+    return ties._replace(
+        middle=torch.where(known, middle, 0.0), precision=torch.where(known, precision, 0.0)
+    )
