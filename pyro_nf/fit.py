@@ -63,12 +63,13 @@ def fit(
 ) -> Posterior:
     """Fit a posterior to a model by stochastic variational inference.
 
-    A flow guide starts from a normal approximation; then Adam runs in up to three rounds, of 400,
-    1,600 and 2,000 steps, in each of which its rate falls to zero. The run is over where a round
-    has left nothing to win: the importance weights of the guide's draws are nearly equal, or, where
-    no draws of the posterior can be made, the evidence lower bound is no better than a round
-    before. The result is the best of the last iterates' average and the states on the way. With
-    `steps` there is one round.
+    A flow guide starts from a normal approximation, for which the normal latents of a hierarchy are
+    freed from the ties to their parents where that makes it better; then Adam runs in up to three
+    rounds, of 400, 1,600 and 2,000 steps, in each of which its rate falls to zero. The run is over
+    where a round has left nothing to win: the importance weights of the guide's draws are nearly
+    equal, or, where no draws of the posterior can be made, the evidence lower bound is no better
+    than a round before. The result is the best of the last iterates' average and the states on the
+    way. With `steps` there is one round.
 
     In the first two the draws that train are a little wider than the guide's, so that its tails are
     trained too; the losses are those of its own draws all the same.

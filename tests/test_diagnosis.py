@@ -11,6 +11,8 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 
 from pyro_nf.diagnosis import diagnose, resampled, smooth
+from pyro_nf.drift import TURNS
+from pyro_nf.drift import drift as how_far
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.posterior import Posterior
 
@@ -359,6 +361,29 @@ def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
     found = posterior.diagnose()
     assert math.isnan(found.drift)
     assert found.verdict == "usable"
+
+
+@pytest.mark.parametrize(
+    ("shifts", "turns", "drift"),
+    [
+        ([0.02], 1, 0.02),
+        ([0.3], 1, 0.3),
+        ([0.13, 0.03, 0.03], 3, 0.19 / 3),  # after two, 0.08 is still too near to the mark
+        ([0.11] * 9, TURNS, 0.11),
+    ],
+)
+def test_chains_follow_each_other_where_noise_could_decide(monkeypatch, shifts, turns, drift):
+    torch.manual_seed(0)
+    posterior = scaled_normal(torch.ones(2, dtype=torch.float64))
+    left = list(shifts)
+
+    def moved(density, flow, starts, **options):
+        return torch.randn(25 * len(starts), 2, dtype=torch.float64) + left.pop(0)
+
+    monkeypatch.setattr("pyro_nf.drift.chains", moved)
+    with posterior._joint.scope():
+        assert how_far(posterior._joint) == pytest.approx(drift, abs=0.025)
+    assert len(shifts) - len(left) == turns
 
 
 def test_chains_spare_a_guide_only_from_being_usable():
