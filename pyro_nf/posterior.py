@@ -166,8 +166,8 @@ class Posterior:
 
         Arguments:
             n: The number of draws to judge from.
-            search: Whether to search, and to run chains; either takes seconds, with much data or many
-                dimensions up to a minute or two.
+            search: Whether to search, and to run chains; either takes seconds, with much data or
+                many dimensions up to a minute or two.
         """
         check_count(_count(n))
         values, log_p, log_q = self._weighted(n)
