@@ -1,6 +1,6 @@
 """Latents of a hierarchy by what is left of them once their parents are known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,8 +77,9 @@ class Generation(Flow):
     @property
     def ties(self) -> Ties | None:
         """What it goes by."""
-        parts = [getattr(self, name) for name in Ties._fields]
-        return None if parts[0] is None else Ties(*parts)
+        if self.child is None:
+            return None
+        return Ties(*(getattr(self, name) for name in Ties._fields))
 
     def set(self, ties: Ties | None) -> None:
         """Use these ties, or be the identity."""
@@ -148,6 +149,11 @@ class Hierarchy(Chain):
     def __init__(self, dim: int) -> None:
         super().__init__(Generation(dim) for _ in range(GENERATIONS))
 
+    def __iter__(self) -> Iterator[Flow]:
+        """Those that are set, or else the first: each would cost an eager step its share."""
+        flows = list(super().__iter__())
+        return iter(flows[: max(self.generations, 1)])
+
     def set(self, ties: Sequence[Ties]) -> None:
         """Use the ties of each generation, or none."""
         for index, generation in enumerate(self.flows):
@@ -156,4 +162,4 @@ class Hierarchy(Chain):
     @property
     def generations(self) -> int:
         """How many there are."""
-        return sum(generation.ties is not None for generation in self.flows)
+        return sum(generation.child is not None for generation in self.flows)
