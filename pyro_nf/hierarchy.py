@@ -1,13 +1,15 @@
 """Latents of a hierarchy by what is left of them once their parents are known."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from pyro_nf.flow import Chain, Flow
+from pyro_nf.nets import Given
 
 __all__ = ["GENERATIONS", "Generation", "Hierarchy", "Ties"]
 
@@ -45,7 +47,7 @@ class Ties(NamedTuple):
         return loc, linear(u, self.log_scale, self.log_scale_bias)
 
 
-class Generation(Flow):
+class Generation(Given, Flow):
     r"""Children from standard variables and their parents; the identity at first.
 
     A child has the prior :math:`N(m, s^2)`, in which m and s follow from its parents, and the rest
@@ -123,13 +125,6 @@ class Generation(Flow):
             score = rest.index_copy(-1, ties.child, own)
         return x.index_copy(-1, ties.child, middle + moved), log_scale.sum(-1), score
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take over ties, or none, whatever there were before."""
-        for name in Ties._fields:
-            value = state.get(prefix + name)
-            setattr(self, name, None if value is None else torch.empty_like(value))
-        super()._load_from_state_dict(state, prefix, *rest)
-
 
 def _given(ties: Ties, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of children with parents in u: t + w (m - t), log(s sqrt(w)), m - t and w."""
@@ -149,10 +144,12 @@ class Hierarchy(Chain):
     def __init__(self, dim: int) -> None:
         super().__init__(Generation(dim) for _ in range(GENERATIONS))
 
+    def __len__(self) -> int:
+        """Of those that are set, or else the first: more would cost an eager step their share."""
+        return max(self.generations, 1)
+
     def __iter__(self) -> Iterator[Flow]:
-        """Those that are set, or else the first: each would cost an eager step its share."""
-        flows = list(super().__iter__())
-        return iter(flows[: max(self.generations, 1)])
+        return islice(super().__iter__(), len(self))
 
     def set(self, ties: Sequence[Ties]) -> None:
         """Use the ties of each generation, or none."""

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear
 
-__all__ = ["MLP", "MaskedMLP", "Params"]
+__all__ = ["MLP", "Given", "MaskedMLP", "Params"]
 
 SMALL = 0.01  # spread of parameters that must break a symmetry without moving the start
 
@@ -76,6 +77,17 @@ class Params(nn.Module):
     def extra_repr(self) -> str:
         names = ", ".join(f"{name}={shape}" for name, shape in self.shapes.items())
         return f"{self.context_dim}, {names}" if self.context_dim else names
+
+
+class Given(nn.Module):
+    """Buffers that are given once and not trained; None until then."""
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take over what there is, or nothing, whatever there was before."""
+        for name in list(self._buffers):
+            value = state.get(prefix + name)
+            setattr(self, name, None if value is None else torch.empty_like(value))
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 class MLP(nn.Module):

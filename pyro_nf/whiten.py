@@ -2,12 +2,13 @@
 
 import inspect
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_nf.flow import Flow
+from pyro_nf.nets import Given
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity, scored
 from pyro_nf.triangular import solved, times
@@ -44,7 +45,7 @@ class Coordinates(NamedTuple):
     ess: float
 
 
-class Whiten(Flow):
+class Whiten(Given, Flow):
     r"""The map from whitened coordinates back to the model's; fixed, and the identity at first.
 
     .. math:: y = \mu + L x, \qquad \log \det = \sum_i \log L_{ii}
@@ -100,13 +101,6 @@ class Whiten(Flow):
         assert self.scale is not None  # the callers have looked
         scale = self.scale if self.scale.dim() == 1 else self.scale.diagonal()
         return scale.log().sum().expand(x.shape[:-1])
-
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Take over coordinates, or none, whatever there were before."""
-        for name in ("shift", "scale"):
-            value = state.get(prefix + name)
-            setattr(self, name, None if value is None else torch.empty_like(value))
-        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Coordinates | None:
