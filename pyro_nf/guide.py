@@ -1,9 +1,6 @@
 """The guide: a Pyro autoguide whose posterior is a normalizing flow."""
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any
 
 import pyro.distributions as dist
@@ -17,15 +14,15 @@ from torch.quasirandom import SobolEngine
 from pyro_nf import sites
 from pyro_nf.distribution import FlowDistribution
 from pyro_nf.flow import Chain, Flow
-from pyro_nf.flows.linear import Diag
 from pyro_nf.hierarchy import Hierarchy
 from pyro_nf.identity import Gradient, OwnGuide, stack_label
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.registry import FlowSpec, make_flow
+from pyro_nf.stack import Stack
 from pyro_nf.store import adopt
 from pyro_nf.target import Target
 from pyro_nf.ties import untied
-from pyro_nf.whiten import Whiten, find_coordinates
+from pyro_nf.whiten import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
 
@@ -81,7 +78,7 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         ['mean', 'scale']
     """
 
-    _outer: int
+    flow: Stack
 
     def __init__(
         self,
@@ -130,20 +127,8 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
                 loc = self._init_loc()
             flow = make_flow(self._flow_spec[0], self.latent_dim)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
-            affine, whiten = Diag(self.latent_dim), Whiten(self.latent_dim)
-            last = itertools.takewhile(attrgetter("elementwise"), reversed(layers))
-            self._outer = len(list(last))
-            inner = layers[: len(layers) - self._outer]
-            outer = [Whiten(self.latent_dim), *layers[len(inner) :]] if self._outer else []
-            stack = Chain([*inner, affine, *outer, whiten, Hierarchy(self.latent_dim)])
-            self.flow = stack.to(device=loc.device, dtype=loc.dtype)
-            self._warn_of(Chain([*layers, affine]))
-            if self._outer:
-                whiten.set(loc, torch.ones_like(loc))
-                loc = torch.zeros_like(loc)
-            with torch.no_grad():
-                log_scale = torch.full_like(loc, math.log(self._init_scale))
-                affine.params.theta.copy_(torch.cat([loc, log_scale]))
+            stack = self.flow = Stack(layers, loc, self._init_scale)
+            self._warn_of(Chain(stack.learned))
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
         except BaseException:
@@ -185,39 +170,18 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         """The same, for a posterior whose density is at hand."""
         try:
             start = self._init_loc().detach()
-            found = None if target.random else find_coordinates(target, start, self._init_scale)
+            scale = torch.full_like(start, self._init_scale)
+            found = None if target.random else find_coordinates(target, start, scale)
         except NUMERICS:  # numerics that fail here and there
             found = None
         if found is not None:
             found = untied(target, self.hierarchy, found)
-            self.move(found.shift, found.scale_tril)
+            self.flow.move(found.shift, found.scale_tril)
 
     @property
     def hierarchy(self) -> Hierarchy:
         """What makes u of coordinates in which latents do not depend on those above them."""
-        *_, last = self._modules["flow"]
-        return last
-
-    @torch.no_grad()
-    def move(self, shift: Tensor, scale_tril: Tensor) -> None:
-        """Use the coordinates in which N(shift, scale_tril scale_tril') is standard normal.
-
-        Where a hierarchy is set, they are those of what it makes u of.
-
-        Arguments:
-            shift: With shape ``(D,)``.
-            scale_tril: A triangular matrix, with shape ``(D, D)``.
-        """
-        *layers, whiten, _ = self._modules["flow"]
-        affine = layers[-1]
-        if self._outer:
-            affine, turn = layers[-self._outer - 2 : -self._outer]
-            size = scale_tril.norm(dim=-1)
-            turn.set(torch.zeros_like(size), scale_tril / size.unsqueeze(-1))
-            whiten.set(shift, size)
-        else:
-            whiten.set(shift, scale_tril)
-        affine.params.theta.zero_()
+        return self.flow.hierarchy
 
     # ---------------------------------------------------------------- the posterior
 
@@ -291,12 +255,11 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         name = type(self).__name__
         if self.prototype_trace is None:
             return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
-        whitened = [flow for flow in self.flow if isinstance(flow, Whiten)]
-        flows = [flow for flow in self.flow if not isinstance(flow, Whiten | Hierarchy)]
         count = sum(parameter.numel() for parameter in self.parameters())
-        where = "" if whitened[0].shift is None else ", whitened"
+        where = ", whitened" if self.flow.whitened else ""
         where += ", without ties" if self.hierarchy.generations else ""
-        return f"{name}({stack_label(flows)}, D={self.latent_dim}, {count:,} parameters{where})"
+        label = stack_label(self.flow.learned)
+        return f"{name}({label}, D={self.latent_dim}, {count:,} parameters{where})"
 
 
 def _noise(dim: int) -> Tensor:

@@ -75,7 +75,7 @@ class Pool:
             if found is not None:
                 starts, self.modes = found
                 free = self.guide.hierarchy.inv(starts)
-                self.guide.move(free.mean(0), _root(free))
+                self.guide.flow.move(free.mean(0), _root(free))
                 self.draws = chains(self.target, self.flow, starts)
         except NUMERICS:  # numerics of the model, out there
             return

@@ -18,7 +18,7 @@ from pyro_nf.flow import through
 from pyro_nf.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity, Target
-from pyro_nf.whiten import Coordinates, find_coordinates
+from pyro_nf.whiten import Coordinates, find_coordinates, lower
 
 __all__ = ["find_ties", "untied"]
 
@@ -48,8 +48,13 @@ def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordina
     if not ties:
         return found
     hierarchy.set(ties)
+    slope = torch.autograd.functional.jacobian(hierarchy.inv, found.shift)
     try:
-        free = find_coordinates(through(hierarchy, target), hierarchy.inv(found.shift), 1.0)
+        free = find_coordinates(
+            through(hierarchy, target),
+            hierarchy.inv(found.shift),
+            lower(slope @ found.scale_tril),
+        )
     except NUMERICS:  # of the model, out there
         free = None
     if free is not None and free.elbo > found.elbo:

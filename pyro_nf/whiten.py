@@ -2,6 +2,9 @@
 
 import inspect
 import math
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -13,12 +16,13 @@ from pyro_nf.numerics import NUMERICS
 from pyro_nf.target import LogDensity, scored
 from pyro_nf.triangular import solved, times
 
-__all__ = ["Coordinates", "Whiten", "find_coordinates"]
+__all__ = ["Coordinates", "Whiten", "find_coordinates", "lower"]
 
 MAX_DENSE = 500  # dimensions up to which a full covariance pays
 LOOKS = 100  # points to look at for one of positive density
 CLIMB = 200  # iterations of L-BFGS towards the mode
 ROUNDS = 80  # iterations of the normal approximation
+BRIEF = 25  # of them, until it is asked whether one that starts elsewhere is far better
 RATE = 0.5  # of the way to where their estimates point
 FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
 GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
@@ -103,18 +107,20 @@ class Whiten(Given, Flow):
         return scale.log().sum().expand(x.shape[:-1])
 
 
-def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Coordinates | None:
+def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> Coordinates | None:
     r"""The normal approximation with the best of the evidence lower bounds that two ways lead to.
 
     One starts at the mode, with the curvature there (Laplace), which finds scales that differ by
     orders of magnitude; the other, unless the first is good, at `start`: it serves where the mode
     lies in a corner or at infinity, as in a funnel. From there natural-gradient steps fit the
-    normal distribution.
+    normal distribution. Those from the mode end early where the others lead far above, by a nat
+    a dimension.
 
     Arguments:
         log_density: :math:`\log p(u)` for u of shape ``(n, D)``, and for one of shape ``(D,)``.
         start: Where to start, with shape ``(D,)``.
-        scale: The standard deviation to start with.
+        scale: A triangular root of the covariance to start with, with shape ``(D, D)``, or its
+            diagonal alone, ``(D,)``.
 
     Returns:
         The approximation, made wider where it is not near; None if the dimension is too high for
@@ -123,13 +129,16 @@ def find_coordinates(log_density: LogDensity, start: Tensor, scale: float) -> Co
     if len(start) > MAX_DENSE:
         return None
     start = possible(log_density, start)
-    eye = torch.eye(len(start), dtype=start.dtype, device=start.device)
-    found = []
+    found: list[Coordinates] = []
     mode = climb(log_density, start)
     if mode is not None:
-        found.append(fit_normal(log_density, mode, curvature(log_density, mode)))
+        rounds = fit_normal(log_density, mode, curvature(log_density, mode))
+        found += deque(islice(rounds, BRIEF), 1)
     if not found or found[0].ess < GOOD:
-        found.append(fit_normal(log_density, start, scale * eye))
+        tril = scale.diag() if scale.dim() == 1 else scale
+        found += deque(fit_normal(log_density, start, tril), 1)
+    if len(found) == 2 and not found[0].elbo < found[1].elbo - len(start):
+        found += deque(rounds, 1)
     best = max(found, key=lambda coordinates: coordinates.elbo)
     if best.ess < GOOD:
         best = best._replace(scale_tril=MARGIN * best.scale_tril)
@@ -183,13 +192,18 @@ def curvature(log_density: LogDensity, mode: Tensor) -> Tensor:
 
 
 def _root(values: Tensor, vectors: Tensor) -> Tensor:
-    """The Cholesky factor of the inverse of V diag(values) V', by QR: nothing is squared."""
-    upper = torch.linalg.qr((vectors / values.sqrt()).mT)[1]
+    """The Cholesky factor of the inverse of V diag(values) V'."""
+    return lower(vectors / values.sqrt())
+
+
+def lower(root: Tensor) -> Tensor:
+    """The Cholesky factor of root root', by QR: nothing is squared."""
+    upper = torch.linalg.qr(root.mT)[1]
     return (upper * upper.diagonal().sign().unsqueeze(-1)).mT
 
 
-def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordinates:
-    r"""Natural-gradient steps of a normal approximation, and the best of its rounds.
+def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator[Coordinates]:
+    r"""Natural-gradient steps of a normal approximation, and after each round the best so far.
 
     In standard coordinates z, where the approximation is N(0, I) and g is the gradient of the
     log density, a round moves the precision towards :math:`-E[z g^\top]` (Stein's lemma) and the
@@ -216,6 +230,7 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordina
         value, gradient = _scored(log_density, shift + z @ tril.mT)
         if best.elbo == -math.inf and not float(value.mean()) > centre - DROP * dim:
             tril, shrunk = tril / 2, True  # draws too wild: look closer
+            yield best
             continue
         entropy = tril.diagonal().log().sum() + dim * (1 + math.log(2 * math.pi)) / 2
         elbo = float(value.mean() + entropy)
@@ -228,11 +243,12 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Coordina
                 best = Coordinates(shift, tril, elbo, _share(value + z.square().sum(-1) / 2))
             # Where the scale has been shrunk, weights are alike for being near each other.
             if (best.ess > GOOD and not shrunk) or idle == 3:
-                break
+                yield best
+                return
         else:
             rate /= 2
+        yield best
         shift, tril = _moved(*here, rate)
-    return best
 
 
 def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:

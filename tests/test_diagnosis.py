@@ -325,7 +325,7 @@ def scaled_normal(scales):
         pyro.sample("x", dist.Normal(torch.zeros_like(scales), 1.0).to_event(1))
 
     guide = AutoFlowGuide(model, "diag").setup()
-    guide.move(torch.zeros_like(scales), scales.diag())
+    guide.flow.move(torch.zeros_like(scales), scales.diag())
     return Posterior(model, guide)
 
 

@@ -22,7 +22,8 @@ FLOORS = [
     "joint objective registry tiers ties",
     "flows.coupling flows.iaf flows.linear flows.planar flows.radial flows.spline flows.sylvester "
     "flows.tails identity scoring",
-    "amortized guide search testing",
+    "amortized search stack testing",
+    "guide",
     "drift evidence pool prediction saving",
     "export run",
     "posterior",

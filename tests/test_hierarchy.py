@@ -18,7 +18,8 @@ from pyro_nf.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
 from pyro_nf.posterior import Posterior
 from pyro_nf.target import Target
 from pyro_nf.testing import check_flow
-from pyro_nf.ties import find_ties
+from pyro_nf.ties import find_ties, untied
+from pyro_nf.whiten import Coordinates
 
 EFFECTS = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
 ERRORS = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
@@ -235,8 +236,8 @@ def test_the_better_coordinates_are_taken(monkeypatch):
     """By the bound, which here is turned round."""
     real = module.find_coordinates
 
-    def worse(log_density, start, scale):
-        return real(log_density, start, scale)._replace(elbo=-1e9)
+    def worse(*args):
+        return real(*args)._replace(elbo=-1e9)
 
     monkeypatch.setattr(module, "find_coordinates", worse)
     guide = AutoFlowGuide(schools, "diag").warm_start()
@@ -245,6 +246,27 @@ def test_the_better_coordinates_are_taken(monkeypatch):
     assert AutoFlowGuide(schools, "diag").warm_start().hierarchy.generations == 0
     monkeypatch.undo()
     assert AutoFlowGuide(schools, "diag").warm_start().hierarchy.generations == 1
+
+
+def test_coordinates_without_ties_are_sought_from_the_same_normal_distribution(monkeypatch):
+    """Near its centre: linearized there, both have the same covariance."""
+    guide = AutoFlowGuide(nested, "diag").setup()
+    generator = torch.Generator().manual_seed(0)
+    shift = 0.3 * torch.randn(11, generator=generator, dtype=torch.float64)
+    tril = torch.eye(11, dtype=torch.float64)
+    tril = tril + 0.3 * torch.randn(11, 11, generator=generator, dtype=torch.float64).tril(-1)
+    seen = []
+
+    def look(_, start, root):
+        slope = torch.autograd.functional.jacobian(guide.hierarchy, start)
+        seen.append((guide.hierarchy(start), slope @ root, root))
+
+    monkeypatch.setattr(module, "find_coordinates", look)
+    untied(Target(guide), guide.hierarchy, Coordinates(shift, tril, 0.0, 0.1))
+    ((middle, moved, root),) = seen
+    assert torch.allclose(middle, shift)
+    assert torch.allclose(moved @ moved.mT, tril @ tril.mT)
+    assert not root.triu(1).any()
 
 
 def test_nested_groups_are_standard_normal_given_what_is_above_them():

@@ -5,9 +5,19 @@ import math
 import pytest
 import torch
 
-from pyro_nf.whiten import ROUNDS, find_coordinates, fit_normal
+from pyro_nf import whiten
+from pyro_nf.whiten import BRIEF, ROUNDS, Coordinates, find_coordinates
 
 D = 5
+
+
+def fit_normal(*args):
+    *_, found = whiten.fit_normal(*args)
+    return found
+
+
+def narrow(dim):
+    return 0.1 * torch.eye(dim, dtype=torch.float64)
 
 
 def correlated(u):
@@ -37,7 +47,7 @@ def volatility(count=60):
 
 def test_normal_posteriors_are_found():
     """As near as an effective share of a half asks for, where the rounds end."""
-    found = find_coordinates(correlated, torch.zeros(D, dtype=torch.float64), 0.1)
+    found = find_coordinates(correlated, torch.zeros(D, dtype=torch.float64), narrow(D))
     assert found.elbo == pytest.approx(1.5, abs=0.2)
     assert found.elbo < 1.5
     assert found.ess > 0.8
@@ -53,7 +63,7 @@ def test_the_bound_does_not_depend_on_where_the_steps_start():
     bounds = []
     for _ in range(6):
         start = 0.3 * torch.randn(dim, generator=generator, dtype=torch.float64)
-        bounds.append(fit_normal(log_density, start, 0.1 * torch.eye(dim).double()).elbo)
+        bounds.append(fit_normal(log_density, start, narrow(dim)).elbo)
     assert max(bounds) - min(bounds) < 2.0  # about as far as the last rounds wander
 
 
@@ -77,8 +87,24 @@ def test_where_nothing_is_finite_there_is_no_approximation():
         calls.append(len(u))
         return torch.full(u.shape[:-1], math.nan).to(u) + 0 * u.sum(-1)
 
-    assert find_coordinates(log_density, torch.zeros(D, dtype=torch.float64), 0.1) is None
+    assert find_coordinates(log_density, torch.zeros(D, dtype=torch.float64), narrow(D)) is None
     assert len(calls) < 4 * ROUNDS + 500
+
+
+@pytest.mark.parametrize(("behind", "expected"), [(D + 1.0, BRIEF), (D - 1.0, ROUNDS)])
+def test_rounds_from_the_mode_end_early_where_others_are_far_ahead(monkeypatch, behind, expected):
+    taken = []
+
+    def fit_normal(_, shift, tril):
+        taken.append(0)
+        own = len(taken) - 1
+        for _ in range(ROUNDS):
+            taken[own] += 1
+            yield Coordinates(shift, tril, -behind if own == 0 else 0.0, 0.1)
+
+    monkeypatch.setattr(whiten, "fit_normal", fit_normal)
+    find_coordinates(correlated, torch.zeros(D, dtype=torch.float64), narrow(D))
+    assert taken == [expected, ROUNDS]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -86,7 +112,9 @@ def test_one_dimension(dtype):
     def log_density(u):
         return -((u - 3).square() * 50).sum(-1)
 
-    found = find_coordinates(log_density, torch.zeros(1, dtype=dtype), 0.1)
+    found = find_coordinates(
+        log_density, torch.zeros(1, dtype=dtype), torch.full((1,), 0.1, dtype=dtype)
+    )
     assert found.scale_tril.dtype == dtype
     assert float(found.shift) == pytest.approx(3.0, abs=1e-3)
     assert float(found.scale_tril) == pytest.approx(0.1, rel=1e-3)

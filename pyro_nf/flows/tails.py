@@ -93,10 +93,15 @@ class Tails(Flow):
 
     def _weights(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weights c and h, of the side on which each x lies."""
-        left, right = self.params(context)
-        numbers = torch.tanh(SLOWLY * torch.where((x > 0).unsqueeze(-2), right, left))
-        a, b = numbers.unbind(-2)
-        return elu(a + b.clamp_max(0.0), LIGHTEST), b.clamp_min(0.0)
+        left, right = (_weights(side) for side in self.params(context))
+        c, h = (torch.where(x > 0, *pair) for pair in zip(right, left, strict=True))
+        return c, h
+
+
+def _weights(free: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights c and h of one side, from free numbers t."""
+    a, b = torch.tanh(SLOWLY * free).unbind(-2)
+    return elu(a + b.clamp_max(0.0), LIGHTEST), b.clamp_min(0.0)
 
 
 def stretched(x: Tensor, c: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
