@@ -3,6 +3,7 @@
 - `horseshoe`: fifteen effects, each with a scale of its own times one of all.
 - `nested`: six towns in each of five regions, four measurements of each town.
 - `poisson`: counts in twenty groups, and a slope.
+- `parabola`: twenty points near a parabola, both of whose coordinates are measured with errors.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def models() -> dict[str, Callable[[], None]]:
     measured = (places.unsqueeze(-1) + 0.8 * normal(30, 4)).reshape(-1)
     design = normal(60, 15)
     response = 2 * design[:, 0] - design[:, 1] + normal(60)
+    at = 1.5 * normal(20)
+    seen, heights = at + 0.3 * normal(20), 0.5 + at.square() + 0.4 * normal(20)
 
     def horseshoe() -> None:
         overall = pyro.sample("overall", dist.HalfCauchy(0.1 * ONE))
@@ -69,7 +72,16 @@ def models() -> dict[str, Callable[[], None]]:
             rate = (level + slope * x + effect[..., GROUP]).exp()
             pyro.sample("y", dist.Poisson(rate), obs=counts)
 
-    return {"horseshoe": horseshoe, "nested": nested, "poisson": poisson}
+    def parabola() -> None:
+        level = pyro.sample("level", dist.Normal(ZERO, 1.0))
+        spread = pyro.sample("spread", dist.HalfNormal(ONE))
+        with pyro.plate("points", 20):
+            place = pyro.sample("place", dist.Normal(seen, 0.3))
+            height = pyro.sample("height", dist.Normal(level + place.square(), spread))
+            pyro.sample("y", dist.Normal(height, 0.2), obs=heights)
+
+    found = (horseshoe, nested, poisson, parabola)
+    return {model.__name__: model for model in found}
 
 
 def judged(model: Callable[[], None], keep: bool, seed: int, steps: int | None) -> list[str]:
@@ -91,7 +103,7 @@ def judged(model: Callable[[], None], keep: bool, seed: int, steps: int | None) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", default=["horseshoe", "nested", "poisson"])
+    parser.add_argument("names", nargs="*", default=list(models()))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, help="of a fit; as many as it needs if not given")
     options = parser.parse_args()

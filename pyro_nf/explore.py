@@ -6,7 +6,7 @@ from torch import Tensor
 from pyro_nf.diagnosis import USABLE, resampled, smooth
 from pyro_nf.engines import traced_scores, work
 from pyro_nf.summits import find_summits, scattered
-from pyro_nf.target import Target
+from pyro_nf.target import LogDensity
 
 __all__ = ["explore"]
 
@@ -18,14 +18,16 @@ LEAST = 0.01  # share of the mass that makes a mode
 LEFT = 0.05  # nats that the end of a climb may be below its summit
 
 
-def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> tuple[Tensor, int] | None:
+def explore(
+    log_density: LogDensity, middle: Tensor, tril: Tensor, count: int
+) -> tuple[Tensor, int] | None:
     """Draws of a posterior of several modes, each of its share of the mass.
 
     Climbs start from all around. Normal distributions at the summits that they reach propose
     points, which importance weights make a sample of the posterior.
 
     Arguments:
-        target: The log density of the posterior, of many points together and up to 50 dimensions.
+        log_density: That of the posterior, of many points together and up to 50 dimensions.
         middle: Where it is thought to be, with shape ``(D,)``.
         tril: A root of its covariance there, with shape ``(D, D)``.
         count: How many draws to return.
@@ -35,24 +37,24 @@ def explore(target: Target, middle: Tensor, tril: Tensor, count: int) -> tuple[T
         no telling.
     """
 
-    def log_density(z: Tensor) -> Tensor:
-        return target(middle + z @ tril.mT)
+    def standard(z: Tensor) -> Tensor:
+        return log_density(middle + z @ tril.mT)
 
     def bend(z: Tensor) -> Tensor:
         z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(log_density(z).sum(), z, create_graph=True)
+        (gradient,) = torch.autograd.grad(standard(z).sum(), z, create_graph=True)
         rows = [torch.autograd.grad(part.sum(), z, retain_graph=True)[0] for part in gradient.T]
         return torch.stack(rows, -2)
 
     zero, one = torch.zeros_like(middle), torch.ones_like(middle)
-    affordable = int(WORK / work(target, scattered(zero, one, FEWEST)))
+    affordable = int(WORK / work(log_density, scattered(zero, one, FEWEST)))
     starts = scattered(zero, one, max(FEWEST, min(CLIMBS, affordable)))
-    summits = find_summits(traced_scores(log_density, starts), bend, starts, zero, one)
+    summits = find_summits(traced_scores(standard, starts), bend, starts, zero, one)
     if summits is None or int((summits.left < LEFT).sum()) < 2:
         return None
     with torch.no_grad():
         points = summits.propose(PROBES)
-        log_weights = log_density(points) - summits.log_density(points)
+        log_weights = standard(points) - summits.log_density(points)
         smoothed = smooth(torch.where(log_weights.isfinite(), log_weights, -torch.inf))
         nearest = summits.squares(points).argmin(0)
         shares = torch.zeros_like(summits.left)

@@ -36,7 +36,7 @@ CHEAP = 20_000  # numbers that a log density may compute for all its particles t
 SINGLE_PARTICLES = 4  # for models that cannot take a plate of particles: each costs a run
 LR = 1e-2
 ANNEAL_STEPS = 10_000  # as in the paper
-VERSION = 7
+VERSION = 8
 
 Compile = Literal["auto", "quick", "full", False]
 

@@ -144,9 +144,10 @@ class AutoFlowGuide(OwnGuide, AutoContinuous):
         density is random, as with subsampled data, or no approximation is found, the guide stays
         as it is.
 
-        Where normal latents have a scale that depends on other latents, as in a hierarchy, u is
-        made of such coordinates by :class:`~pyro_nf.hierarchy.Hierarchy`, if that gives a better
-        approximation: funnels and the like are then gone.
+        Where normal latents have a scale that depends on other latents, as in a hierarchy, or a
+        mean that is bent, u is made of such coordinates by
+        :class:`~pyro_nf.hierarchy.Hierarchy`, if that gives a better approximation: funnels and
+        bananas are then gone.
 
         Flows at the end of the formula that move each coordinate by itself, such as ``tails``,
         then act on the model's own coordinates, shifted and scaled, but not rotated by L.

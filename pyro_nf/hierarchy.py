@@ -19,22 +19,24 @@ GENERATIONS = 3  # children, their children, and those of these
 class Ties(NamedTuple):
     r"""How normal latents depend on their parents, and what the rest of the model says of them.
 
-    Given the parents in u a child is normal with mean :math:`A u + a` and the logarithm
-    :math:`B u + b` of its standard deviation. The rest of the model, as a function of the child,
-    is nearly a normal density.
+    Given the parents in u a child is normal with mean :math:`A u + C u^2 + a`, in which each
+    parent is squared by itself, and the logarithm :math:`B u + b` of its standard deviation. The
+    rest of the model, as a function of the child, is nearly a normal density.
 
     Attributes:
-        child: Where in u the children are, with shape ``(C,)``.
-        loc: A, with shape ``(C, D)``.
-        loc_bias: a, with shape ``(C,)``.
-        log_scale: B, with shape ``(C, D)``.
-        log_scale_bias: b, with shape ``(C,)``.
-        middle: The mean of that density, with shape ``(C,)``.
-        precision: One over its variance, or 0, with shape ``(C,)``.
+        child: Where in u the n children are.
+        loc: A, with shape ``(n, D)``.
+        bend: C, with shape ``(n, D)``.
+        loc_bias: a, with shape ``(n,)``.
+        log_scale: B, with shape ``(n, D)``.
+        log_scale_bias: b, with shape ``(n,)``.
+        middle: The mean of that density, with shape ``(n,)``.
+        precision: One over its variance, or 0, with shape ``(n,)``.
     """
 
     child: Tensor
     loc: Tensor
+    bend: Tensor
     loc_bias: Tensor
     log_scale: Tensor
     log_scale_bias: Tensor
@@ -43,7 +45,7 @@ class Ties(NamedTuple):
 
     def prior(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The means of the children and their log scales, with parents in u."""
-        loc = linear(u, self.loc, self.loc_bias)
+        loc = linear(u, self.loc, self.loc_bias) + linear(u.square(), self.bend)
         return loc, linear(u, self.log_scale, self.log_scale_bias)
 
 
@@ -58,7 +60,8 @@ class Generation(Given, Flow):
         \qquad \log \det = \sum_i \log (s_i \sqrt{w_i}).
 
     Without data, at h = 0, these are non-centred coordinates; the more the data say of a child, the
-    nearer it is to centred ones. A funnel, in which s goes from large to small, is straight in x.
+    nearer it is to centred ones. A funnel, in which s goes from large to small, is straight in x,
+    and so is a banana, in which m is bent.
 
     References:
         Automatic Structured Variational Inference (Ambrogioni et al., 2021), which has weights of
@@ -121,7 +124,9 @@ class Generation(Given, Flow):
             # What parents do to the child and to the log-determinant, by m and by log s, where
             # d log(s sqrt(w)) / d log s = w and dw / d log s = -2 w (1 - w).
             by_log_scale = weight * (1 + own * (moved - 2 * (1 - weight) * away))
-            rest = score - (weight * own) @ ties.loc - by_log_scale @ ties.log_scale
+            by_loc = weight * own
+            rest = score - by_loc @ ties.loc - 2 * x * (by_loc @ ties.bend)
+            rest = rest - by_log_scale @ ties.log_scale
             score = rest.index_copy(-1, ties.child, own)
         return x.index_copy(-1, ties.child, middle + moved), log_scale.sum(-1), score
 

@@ -9,7 +9,7 @@ from pyro_nf.chains import SETTLING, chains
 from pyro_nf.diagnosis import resampled
 from pyro_nf.engines import traced_scores
 from pyro_nf.explore import explore
-from pyro_nf.flow import Flow
+from pyro_nf.flow import Flow, through
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.numerics import NUMERICS
 from pyro_nf.objective import WEIGHT, beside, wide
@@ -68,15 +68,17 @@ class Pool:
         """Fill the pool, and move the guide to its coordinates, if there are several modes."""
         if self.target.dim > MAX_DIM:
             return
+        hierarchy = self.guide.hierarchy
         with torch.no_grad():
             draws = self.guide.get_posterior().sample(torch.Size([LOOKS * self.target.dim]))
+            free = hierarchy.inv(draws)  # a bent ridge has many summits, of which it has none
         try:
-            found = explore(self.target, draws.mean(0), _root(draws), MORE * self.count)
+            density = through(hierarchy, self.target)
+            found = explore(density, free.mean(0), _root(free), MORE * self.count)
             if found is not None:
-                starts, self.modes = found
-                free = self.guide.hierarchy.inv(starts)
+                free, self.modes = found
                 self.guide.flow.move(free.mean(0), _root(free))
-                self.draws = chains(self.target, self.flow, starts)
+                self.draws = chains(self.target, self.flow, hierarchy(free))
         except NUMERICS:  # numerics of the model, out there
             return
 

@@ -22,7 +22,15 @@ from pyro_nf.whiten import Coordinates, find_coordinates, lower
 
 __all__ = ["find_ties", "untied"]
 
-CHECKS = 8  # random points at which a linear function must be one
+CHECKS = 8  # random points at which a function must be what a few others have told
+
+
+class _Bent(NamedTuple):
+    """A function of steps from a point: some numbers at, and slope and bend of each, (k, D)."""
+
+    at: Tensor
+    slope: Tensor
+    bend: Tensor
 
 
 class _Family(NamedTuple):
@@ -64,11 +72,12 @@ def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordina
 
 
 def find_ties(target: Target, point: Tensor) -> list[Ties]:
-    r"""The generations of a hierarchy: normal latents whose scale depends on other latents.
+    r"""The generations of a hierarchy: normal latents which no linear map makes independent.
 
-    Their means and the logarithms of their scales must be linear in u, as those are that are made
-    of a mean and a positive scale, both latents. Then a run of the model beside `point` in each
-    direction tells the coefficients, and runs elsewhere whether they are all there is.
+    The logarithms of their scales must be linear in u, as that of a positive latent is, and their
+    means linear in u and in the square of each coordinate. Then runs of the model on both sides of
+    `point` in each direction tell the coefficients, and runs elsewhere whether they are all there
+    is. Where the scale is constant and the mean is linear, there is nothing to win.
 
     Arguments:
         target: The log density of the posterior.
@@ -83,7 +92,8 @@ def find_ties(target: Target, point: Tensor) -> list[Ties]:
         return []
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(CHECKS, dim, generator=generator, dtype=torch.float64).to(point)
-    steps = torch.cat([torch.zeros_like(noise[:1]), torch.eye(dim).to(point), noise])
+    eye = torch.eye(dim).to(point)
+    steps = torch.cat([torch.zeros_like(noise[:1]), eye, -eye, noise])
     try:
         with torch.no_grad():
             families = list(_families(target, point + steps))
@@ -120,33 +130,51 @@ def _generations(steps: Tensor, point: Tensor, families: list[_Family]) -> list[
     depth = torch.zeros_like(point, dtype=torch.long)  # 0 for those without a tie
     members: list[list[Ties]] = [[] for _ in range(GENERATIONS)]
     for family in families:
-        loc, log_scale = _linear(steps, family.loc), _linear(steps, family.log_scale)
-        if loc is None or log_scale is None or not bool((log_scale[0] != 0).any()):
+        loc, log_scale = _bent(steps, family.loc), _bent(steps, family.log_scale)
+        if loc is None or log_scale is None or bool(log_scale.bend.any()):
             continue
-        parents = ((loc[0] != 0) | (log_scale[0] != 0)).any(0)
+        if not bool(loc.bend.any() | log_scale.slope.any()):
+            continue
+        parents = ((loc.slope != 0) | (loc.bend != 0) | (log_scale.slope != 0)).any(0)
         generation = int(depth[parents].max())
         if generation == GENERATIONS or bool(parents[family.columns].any()):
             continue
         depth[family.columns] = generation + 1
-        child = torch.tensor(family.columns, device=point.device)
-        biases = [at - slopes @ point for slopes, at in (loc, log_scale)]
-        zero = torch.zeros_like(biases[0])
-        members[generation].append(
-            Ties(child, loc[0], biases[0], log_scale[0], biases[1], zero, zero)
-        )
+        members[generation].append(_prior(family.columns, loc, log_scale, point))
     return [Ties(*map(torch.cat, zip(*ties, strict=True))) for ties in members if ties]
 
 
-def _linear(steps: Tensor, values: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The coefficients of a function, (k, D), and its value at the first point, if it is linear."""
+def _prior(columns: list[int], loc: _Bent, log_scale: _Bent, point: Tensor) -> Ties:
+    """What priors alone tell of children; around zero what is given around the point:
+
+    g (u - p) + C (u - p)^2 = (g - 2 C p) u + C u^2 - (g - 2 C p) p - C p^2
+    """
+    straight = loc.slope - 2 * loc.bend * point
+    return Ties(
+        child=torch.tensor(columns, device=point.device),
+        loc=straight,
+        bend=loc.bend,
+        loc_bias=loc.at - straight @ point - loc.bend @ point.square(),
+        log_scale=log_scale.slope,
+        log_scale_bias=log_scale.at - log_scale.slope @ point,
+        middle=torch.zeros_like(loc.at),
+        precision=torch.zeros_like(loc.at),
+    )
+
+
+def _bent(steps: Tensor, values: Tensor) -> _Bent | None:
+    """What a function is near the first point; None if it is not so at the last ones."""
     dim = steps.shape[-1]
     small = math.sqrt(torch.finfo(values.dtype).eps)
     at = values[0]
-    slopes = (values[1 : dim + 1] - at).T
-    slopes = torch.where(slopes.abs() > small * (1 + at.abs()).unsqueeze(-1), slopes, 0.0)
-    expected = at + steps[dim + 1 :] @ slopes.T
-    fits = torch.allclose(values[dim + 1 :], expected, rtol=10 * small, atol=10 * small)
-    return (slopes, at) if fits else None
+    up, down = (values[1 : 2 * dim + 1] - at).split(dim)
+    least = small * (1 + at.abs()).unsqueeze(-1)  # of a coefficient that is not rounding
+    parts = (up - down).T / 2, (up + down).T / 2
+    slope, bend = (torch.where(part.abs() > least, part, 0.0) for part in parts)
+    others = steps[2 * dim + 1 :]
+    expected = at + others @ slope.T + others.square() @ bend.T
+    fits = torch.allclose(values[2 * dim + 1 :], expected, rtol=10 * small, atol=10 * small)
+    return _Bent(at, slope, bend) if fits else None
 
 
 def _completed(log_density: LogDensity, point: Tensor, generations: list[Ties]) -> list[Ties]:

@@ -43,7 +43,7 @@ def test_tails(monkeypatch, name):
     assert (spread > 0) == (name == "funnel")
 
 
-@pytest.mark.parametrize("name", ["horseshoe", "nested", "poisson"])
+@pytest.mark.parametrize("name", ["horseshoe", "nested", "poisson", "parabola"])
 def test_hierarchies(monkeypatch, name):
     import hierarchies
 

@@ -15,6 +15,7 @@ from pyro_nf.fit import fit
 from pyro_nf.flow import through
 from pyro_nf.guide import AutoFlowGuide
 from pyro_nf.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
+from pyro_nf.pool import pool_of
 from pyro_nf.posterior import Posterior
 from pyro_nf.target import Target
 from pyro_nf.testing import check_flow
@@ -40,6 +41,11 @@ def funnel():
         pyro.sample("x", dist.Normal(ZERO, (v / 2).exp()))
 
 
+def banana():
+    x = pyro.sample("x", dist.Normal(ZERO + 1.0, 10**0.5))
+    pyro.sample("y", dist.Normal(x.square(), 0.1**0.5))
+
+
 def nested():
     """Towns in regions, four measurements of each."""
     mean = pyro.sample("mean", dist.Normal(ZERO, 5.0))
@@ -63,9 +69,11 @@ def some(generator):
     """Ties of three children in six dimensions: without data, with some, with much."""
     loc, log_scale = torch.zeros(2, 3, 6, dtype=torch.float64)
     loc[:, 0], log_scale[:, 1], log_scale[2, 4] = 1.0, 1.0, 0.3
+    bend = torch.zeros_like(loc)
+    bend[0, 1], bend[2, 0] = 0.5, -0.3
     bias, log_bias, middle = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     precision = torch.tensor([0.0, 1.0, 50.0], dtype=torch.float64)
-    return Ties(torch.tensor([2, 3, 5]), loc, bias, log_scale, log_bias, middle, precision)
+    return Ties(torch.tensor([2, 3, 5]), loc, bend, bias, log_scale, log_bias, middle, precision)
 
 
 # ---------------------------------------------------------------- the flow
@@ -147,7 +155,12 @@ def test_log_normal_children_are_tied_in_their_logarithm():
 
 def bent():
     x = pyro.sample("x", dist.Normal(ZERO, 1.0))
-    pyro.sample("y", dist.Normal(x.square(), x.exp()))
+    pyro.sample("y", dist.Normal(x.square(), 1 + x.square()))
+
+
+def cubic():
+    x = pyro.sample("x", dist.Normal(ZERO, 1.0))
+    pyro.sample("y", dist.Normal(x**3, x.exp()))
 
 
 def steady():
@@ -176,7 +189,7 @@ def not_vectorized():
 
 
 @pytest.mark.parametrize(
-    "model", [bent, steady, not_exponential, not_normal, masked, not_vectorized]
+    "model", [bent, cubic, steady, not_exponential, not_normal, masked, not_vectorized]
 )
 def test_others_have_no_ties(model):
     assert ties_of(model) == []
@@ -220,16 +233,50 @@ def test_single_precision():
     assert not ties.loc.any()  # that x is near 100 comes with rounding, which is no tie
 
 
+def test_a_mean_may_be_bent():
+    """Two chains of bananas, one beside the other, about a point that is not zero."""
+
+    def model():
+        with pyro.plate("chains", 2):
+            x = pyro.sample("x", dist.Normal(ZERO, 1.0))
+            y = pyro.sample("y", dist.Normal(1 + x - 2 * x.square(), 0.1))
+            pyro.sample("z", dist.Normal(0.5 * y.square(), x.exp()))
+
+    point = torch.tensor([0.3, -0.7, 0.2, 1.1, -0.4, 0.9], dtype=torch.float64)
+    second, third = ties_of(model, point)
+    assert second.child.tolist() == [2, 3]
+    assert third.child.tolist() == [4, 5]
+    u = torch.randn(20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y, _ = u.split(2, -1)
+    loc, log_scale = second.prior(u)
+    assert torch.allclose(loc, 1 + x - 2 * x.square())
+    assert torch.allclose(log_scale, torch.full_like(x, math.log(0.1)))
+    loc, log_scale = third.prior(u)
+    assert torch.allclose(loc, 0.5 * y.square())
+    assert torch.allclose(log_scale, x)
+
+
 # ---------------------------------------------------------------- guides and fits
 
 
-def test_a_funnel_is_normal_without_its_ties():
-    guide = AutoFlowGuide(funnel, "diag").warm_start()
-    assert repr(guide) == "AutoFlowGuide(diag*2, D=10, 40 parameters, whitened, without ties)"
+@pytest.mark.parametrize("model", [funnel, banana])
+def test_funnels_and_bananas_are_normal_without_their_ties(model):
+    guide = AutoFlowGuide(model, "diag").warm_start()
+    assert repr(guide).endswith(", whitened, without ties)")
     pyro.set_rng_seed(0)
-    diagnosis = Posterior(funnel, guide).diagnose(1000)
+    diagnosis = Posterior(model, guide).diagnose(1000)
     assert abs(diagnosis.elbo) < 1e-6  # the model is normalized
     assert diagnosis.ess > 1 - 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_banana_has_one_mode(seed):
+    """Along its ridge climbs end anywhere, but not in coordinates in which it is straight."""
+    pyro.set_rng_seed(seed)
+    guide = AutoFlowGuide(banana, "affine_coupling*2").warm_start()
+    pool = pool_of(guide, Target(guide), 64)
+    pool.explore()
+    assert pool.modes == 1
 
 
 def test_the_better_coordinates_are_taken(monkeypatch):
