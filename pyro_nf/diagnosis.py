@@ -28,7 +28,7 @@ FEW = 0.5  # effective share below which the draws are not the posterior's, what
 USABLE = 0.7  # smoothed weights still work below
 FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
-STILL = 0.1  # standard deviations by which chains may move a marginal, half of it their noise
+STILL = 0.09  # standard deviations by which chains may move a marginal, half of it their noise
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
 
 

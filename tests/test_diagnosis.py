@@ -368,8 +368,8 @@ def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
     [
         ([0.02], 1, 0.02),
         ([0.3], 1, 0.3),
-        ([0.13, 0.03, 0.0], 3, 0.16 / 3),  # after two, 0.08 is still too near to the mark
-        ([0.11] * 9, TURNS, 0.11),
+        ([0.12, 0.02, -0.02], 3, 0.04),  # after two, 0.07 is still too near to the mark
+        ([0.1] * 9, TURNS, 0.1),
     ],
 )
 def test_chains_follow_each_other_where_noise_could_decide(monkeypatch, shifts, turns, drift):
