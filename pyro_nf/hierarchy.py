@@ -19,22 +19,24 @@ GENERATIONS = 3  # children, their children, and those of these
 class Ties(NamedTuple):
     r"""How normal latents depend on their parents, and what the rest of the model says of them.
 
-    Given the parents in u a child is normal with mean :math:`A u + C u^2 + a`, in which each
-    parent is squared by itself, and the logarithm :math:`B u + b` of its standard deviation. The
+    Given its parents v a child is normal with mean :math:`A v + C v^2 + a`, in which each parent
+    is squared by itself, and the logarithm :math:`B v + b` of its standard deviation. The
     rest of the model, as a function of the child, is nearly a normal density.
 
     Attributes:
         child: Where in u the n children are.
-        loc: A, with shape ``(n, D)``.
-        bend: C, with shape ``(n, D)``.
+        parent: Where in u the m parents are, each as often as it suits.
+        loc: A, with shape ``(n, m)``.
+        bend: C, with shape ``(n, m)``.
         loc_bias: a, with shape ``(n,)``.
-        log_scale: B, with shape ``(n, D)``.
+        log_scale: B, with shape ``(n, m)``.
         log_scale_bias: b, with shape ``(n,)``.
         middle: The mean of that density, with shape ``(n,)``.
         precision: One over its variance, or 0, with shape ``(n,)``.
     """
 
     child: Tensor
+    parent: Tensor
     loc: Tensor
     bend: Tensor
     loc_bias: Tensor
@@ -45,8 +47,9 @@ class Ties(NamedTuple):
 
     def prior(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The means of the children and their log scales, with parents in u."""
-        loc = linear(u, self.loc, self.loc_bias) + linear(u.square(), self.bend)
-        return loc, linear(u, self.log_scale, self.log_scale_bias)
+        v = u.index_select(-1, self.parent)
+        loc = linear(v, self.loc, self.loc_bias) + linear(v.square(), self.bend)
+        return loc, linear(v, self.log_scale, self.log_scale_bias)
 
 
 class Generation(Given, Flow):
@@ -125,8 +128,9 @@ class Generation(Given, Flow):
             # d log(s sqrt(w)) / d log s = w and dw / d log s = -2 w (1 - w).
             by_log_scale = weight * (1 + own * (moved - 2 * (1 - weight) * away))
             by_loc = weight * own
-            rest = score - by_loc @ ties.loc - 2 * x * (by_loc @ ties.bend)
-            rest = rest - by_log_scale @ ties.log_scale
+            by_parent = by_loc @ ties.loc + by_log_scale @ ties.log_scale
+            by_parent = by_parent + 2 * x.index_select(-1, ties.parent) * (by_loc @ ties.bend)
+            rest = score.index_add(-1, ties.parent, -by_parent)
             score = rest.index_copy(-1, ties.child, own)
         return x.index_copy(-1, ties.child, middle + moved), log_scale.sum(-1), score
 

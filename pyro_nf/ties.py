@@ -140,22 +140,31 @@ def _generations(steps: Tensor, point: Tensor, families: list[_Family]) -> list[
         if generation == GENERATIONS or bool(parents[family.columns].any()):
             continue
         depth[family.columns] = generation + 1
-        members[generation].append(_prior(family.columns, loc, log_scale, point))
-    return [Ties(*map(torch.cat, zip(*ties, strict=True))) for ties in members if ties]
+        child = torch.tensor(family.columns, device=point.device)
+        parent = parents.nonzero().squeeze(-1)
+        members[generation].append(_prior(child, parent, loc, log_scale, point))
+    return [_joined(ties) for ties in members if ties]
 
 
-def _prior(columns: list[int], loc: _Bent, log_scale: _Bent, point: Tensor) -> Ties:
+def _joined(ties: list[Ties]) -> Ties:
+    """Those of several families as one, each with its own parents."""
+    parts = zip(*ties, strict=True)
+    return Ties(*(torch.block_diag(*p) if p[0].dim() == 2 else torch.cat(p) for p in parts))
+
+
+def _prior(child: Tensor, parent: Tensor, loc: _Bent, log_scale: _Bent, point: Tensor) -> Ties:
     """What priors alone tell of children; around zero what is given around the point:
 
     g (u - p) + C (u - p)^2 = (g - 2 C p) u + C u^2 - (g - 2 C p) p - C p^2
     """
     straight = loc.slope - 2 * loc.bend * point
     return Ties(
-        child=torch.tensor(columns, device=point.device),
-        loc=straight,
-        bend=loc.bend,
+        child=child,
+        parent=parent,
+        loc=straight[:, parent],
+        bend=loc.bend[:, parent],
         loc_bias=loc.at - straight @ point - loc.bend @ point.square(),
-        log_scale=log_scale.slope,
+        log_scale=log_scale.slope[:, parent],
         log_scale_bias=log_scale.at - log_scale.slope @ point,
         middle=torch.zeros_like(loc.at),
         precision=torch.zeros_like(loc.at),

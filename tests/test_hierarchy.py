@@ -73,7 +73,8 @@ def some(generator):
     bend[0, 1], bend[2, 0] = 0.5, -0.3
     bias, log_bias, middle = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     precision = torch.tensor([0.0, 1.0, 50.0], dtype=torch.float64)
-    return Ties(torch.tensor([2, 3, 5]), loc, bend, bias, log_scale, log_bias, middle, precision)
+    child, parent = torch.tensor([2, 3, 5]), torch.arange(6)
+    return Ties(child, parent, loc, bend, bias, log_scale, log_bias, middle, precision)
 
 
 # ---------------------------------------------------------------- the flow
