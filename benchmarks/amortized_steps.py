@@ -23,7 +23,7 @@ from timing import race, table
 from torch import nn
 
 from pyro_nf import AmortizedFlowGuide
-from pyro_nf.step import Step
+from pyro_nf.fitting.step import Step
 
 PIXELS, BATCH, LAYERS = 784, 100, 10
 

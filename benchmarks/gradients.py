@@ -22,8 +22,8 @@ from pyro.infer import Trace_ELBO
 from timing import table
 
 from pyro_nf import AutoFlowGuide, fit
-from pyro_nf.step import Step
-from pyro_nf.target import Target
+from pyro_nf.fitting.step import Step
+from pyro_nf.model.target import Target
 
 HERE = Path(__file__).parent / "posteriordb"
 FLOWS = ["affine_coupling*6 + tails + tril + tails", "planar*16"]

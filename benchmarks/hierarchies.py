@@ -18,7 +18,7 @@ import torch
 from timing import table
 from torch import Tensor
 
-import pyro_nf.guide
+import pyro_nf.guides.auto_flow
 from pyro_nf import fit
 
 DRAWS = 10_000
@@ -86,15 +86,15 @@ def models() -> dict[str, Callable[[], None]]:
 
 def judged(model: Callable[[], None], keep: bool, seed: int, steps: int | None) -> list[str]:
     """ELBO, k-hat, effective share, verdict and seconds of one fit."""
-    untied = pyro_nf.guide.untied
+    untied = pyro_nf.guides.auto_flow.untied
     if keep:
-        pyro_nf.guide.untied = lambda target, hierarchy, found: found
+        pyro_nf.guides.auto_flow.untied = lambda target, hierarchy, found: found
     try:
         start = time.perf_counter()
         posterior = fit(model, steps=steps, seed=seed, progress=False)
         seconds = time.perf_counter() - start
     finally:
-        pyro_nf.guide.untied = untied
+        pyro_nf.guides.auto_flow.untied = untied
     torch.manual_seed(seed)
     found = posterior.diagnose(DRAWS)
     numbers = [f"{value:.2f}" for value in (found.elbo, found.k_hat, found.ess)]

@@ -15,8 +15,8 @@ import torch
 
 SCRIPT = """
 import sys, torch
-import pyro_nf.run
-pyro_nf.run.SAVE_EVERY = 0.05
+import pyro_nf.fitting.run
+pyro_nf.fitting.run.SAVE_EVERY = 0.05
 from pyro_nf import fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 torch.set_num_threads(1)

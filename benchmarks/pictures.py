@@ -16,9 +16,9 @@ from matplotlib import pyplot
 from pyro.infer import MCMC, NUTS
 
 from pyro_nf import AutoFlowGuide, fit
-from pyro_nf.canvas import INK
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.flows import Diag
+from pyro_nf.posterior.figures import INK
 
 FOLDER = Path(__file__).parents[1] / "tutorials" / "pictures"
 POINTS = 400_000

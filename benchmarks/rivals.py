@@ -29,7 +29,7 @@ from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoNorm
 from timing import table
 
 from pyro_nf import Posterior, fit
-from pyro_nf.target import Target
+from pyro_nf.model.target import Target
 
 DRAWS = 10_000
 PARTICLES = 16

@@ -22,7 +22,7 @@ from timing import race, table
 
 from pyro_nf import AutoFlowGuide, make_flow
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
-from pyro_nf.step import Step
+from pyro_nf.fitting.step import Step
 
 DATA = EIGHT_SCHOOLS.data
 

@@ -1,14 +1,15 @@
 """Normalizing-flow posteriors for any Pyro model."""
 
 from pyro_nf import files, flows, testing
-from pyro_nf.amortized import AmortizedFlowGuide
-from pyro_nf.distribution import FlowDistribution
-from pyro_nf.fit import FitError, fit
-from pyro_nf.flow import Chain, Flow
-from pyro_nf.guide import AutoFlowGuide
-from pyro_nf.nets import MLP, Params
-from pyro_nf.posterior import Posterior
-from pyro_nf.registry import flow_names, make_flow, register
+from pyro_nf.fitting.fit import FitError, fit
+from pyro_nf.flows.distribution import FlowDistribution
+from pyro_nf.flows.flow import Chain, Flow
+from pyro_nf.flows.formula import flow_names, make_flow, register
+from pyro_nf.flows.nets import MLP, Params
+from pyro_nf.guides.amortized import AmortizedFlowGuide
+from pyro_nf.guides.auto_flow import AutoFlowGuide
+from pyro_nf.posterior import plots
+from pyro_nf.posterior.posterior import Posterior
 
 __version__ = files.VERSION
 
@@ -26,6 +27,7 @@ __all__ = [
     "flow_names",
     "flows",
     "make_flow",
+    "plots",
     "register",
     "testing",
 ]

@@ -12,11 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pyro_nf.adapt import Adapted, walk
-from pyro_nf.contract import CLAUSES, DEAD, POINTS, SAME, Case, birth, shapes
-from pyro_nf.flow import Flow
-from pyro_nf.nets import Params
-from pyro_nf.registry import FlowSpec, assemble
+from pyro_nf.flows.adapted import Adapted, walk
+from pyro_nf.flows.contract import CLAUSES, DEAD, POINTS, SAME, Case, birth, shapes
+from pyro_nf.flows.flow import Flow
+from pyro_nf.flows.formula import FlowSpec, assemble
+from pyro_nf.flows.nets import Params
 
 __all__ = ["FlowReport", "check_flow"]
 

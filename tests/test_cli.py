@@ -7,8 +7,9 @@ import textwrap
 import pytest
 import torch
 
-from pyro_nf import flow_names, registry
+from pyro_nf import flow_names
 from pyro_nf.cli import main
+from pyro_nf.flows import formula as registry
 from pyro_nf.flows import planar
 
 SHEAR = """

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_nf.flow import Flow
-from pyro_nf.nets import MaskedMLP
-from pyro_nf.registry import register
+from pyro_nf.flows.flow import Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import MaskedMLP
 
 __all__ = ["IAF"]
 

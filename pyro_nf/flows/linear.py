@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from pyro_nf.flow import Flow
-from pyro_nf.nets import SMALL, Params
-from pyro_nf.registry import register
-from pyro_nf.triangular import solved, times
+from pyro_nf.flows.flow import Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import SMALL, Params
+from pyro_nf.flows.triangular import solved, times
 
 __all__ = ["Diag", "Householder", "Permute", "Tril"]
 

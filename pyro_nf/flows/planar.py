@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import celu
 
-from pyro_nf.flow import MANY, Flow
-from pyro_nf.nets import SMALL, Params, check_layers
-from pyro_nf.registry import register
-from pyro_nf.root import solve
+from pyro_nf.flows.flow import MANY, Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import SMALL, Params, check_layers
+from pyro_nf.flows.root import solve
 
 __all__ = ["Planar"]
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import elu, normalize, softplus
 
-from pyro_nf.flow import MANY, Flow
-from pyro_nf.nets import Params, check_layers
-from pyro_nf.registry import register
+from pyro_nf.flows.flow import MANY, Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import Params, check_layers
 
 __all__ = ["Radial"]
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
 
-from pyro_nf.flow import MANY, Flow
-from pyro_nf.nets import SMALL, Params, check_layers
-from pyro_nf.registry import register
-from pyro_nf.root import solve
-from pyro_nf.triangular import solved, times
+from pyro_nf.flows.flow import MANY, Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import SMALL, Params, check_layers
+from pyro_nf.flows.root import solve
+from pyro_nf.flows.triangular import solved, times
 
 __all__ = ["Sylvester"]
 

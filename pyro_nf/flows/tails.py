@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from pyro_nf.flow import Flow
-from pyro_nf.nets import Params
-from pyro_nf.registry import register
+from pyro_nf.flows.flow import Flow
+from pyro_nf.flows.formula import register
+from pyro_nf.flows.nets import Params
 
 __all__ = ["Tails"]
 

@@ -1,0 +1,1 @@
+"""Pyro autoguides made of flows."""

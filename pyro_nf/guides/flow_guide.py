@@ -1,0 +1,163 @@
+"""What makes a guide an object of its own: its names in Pyro's store, its model, its copies."""
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from typing import Any, Literal
+
+from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
+
+from pyro_nf.flows.flow import Chain, Flow
+from pyro_nf.flows.formula import FlowSpec, flow_label
+from pyro_nf.guides.param_store import unique_name
+
+__all__ = ["Gradient", "OwnGuide", "name_apart", "stack_label"]
+
+Gradient = Literal["path", "total"]
+
+
+class OwnGuide(AutoGuide):
+    """A Pyro autoguide made of a flow, with names, parameters and copies of its own.
+
+    Arguments:
+        model: A Pyro model.
+        flow: What :func:`pyro_nf.make_flow` takes.
+        init_scale: The standard deviation of the unconstrained latents at the start.
+        gradient: ``"path"`` or ``"total"``.
+        name: The prefix of the guide's entries in Pyro's parameter store; None for one which no
+            other guide in this process has.
+        options: What the next class takes.
+    """
+
+    master: Any  # what Pyro's base class, which has no types, sets
+    prototype_trace: Any
+    _model: tuple[Callable[..., Any], ...] | None
+    _bare_model: tuple[Callable[..., Any]] | None
+    _flow_spec: tuple[FlowSpec]
+    _init_scale: float
+    gradient: Gradient
+    _prefix: str
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        flow: FlowSpec,
+        init_scale: float,
+        gradient: Gradient,
+        name: str | None,
+        **options: Any,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"expected a Pyro model, a callable, got {model!r}")
+        if not (isinstance(init_scale, Real) and 0 < init_scale < math.inf):
+            raise ValueError(f"init_scale must be a positive number, got {init_scale!r}")
+        if gradient not in ("path", "total"):
+            raise ValueError(f'gradient must be "path" or "total", got {gradient!r}')
+        if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
+            raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
+        super().__init__(model, **options)
+        self._bare_model = (model,)
+        self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
+        self._init_scale = float(init_scale)
+        self.gradient = gradient
+        self._prefix = type(self).__name__ if name is None else name
+        unique = unique_name(self._prefix)
+        self._rename(unique if name is None else name)
+
+    def _rename(self, name: str) -> None:
+        self._pyro_name = self._own_name = name
+
+    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
+        # In an AutoGuideList Pyro would name the guide by its place there, and the guides of a
+        # second list would train the parameters of the first.
+        super()._pyro_set_supermodule(self._own_name, context)
+
+    def _warn_of(self, flow: Chain) -> None:
+        """Say what does not go with a flow: the path gradient, or the dimension."""
+        strong = any(not (f.caveat or f.is_linear or f.elementwise) for f in flow)
+        weak = [layer for layer in flow if layer.caveat and (layer.is_linear or not strong)]
+        if weak:
+            caveats = dict.fromkeys(layer.caveat for layer in weak)
+            warnings.warn(
+                f"{'; '.join(caveats)}, so that it serves badly here; type "
+                'flow="affine_coupling*6" or, for a normal guide, flow="diag"',
+                stacklevel=3,
+            )
+        if self.gradient == "path" and not flow.carries_score:
+            without = [flow_label(layer) for layer in flow if not layer.carries_score]
+            warnings.warn(
+                f"{', '.join(dict.fromkeys(without))}: no forward_and_score, which the path "
+                'gradient needs; the guide uses the total gradient. Type gradient="total" to '
+                "say that this is meant",
+                stacklevel=3,
+            )
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model, which a guide that was unpickled has no more."""
+        if self._model is None:
+            raise RuntimeError(
+                "this guide was unpickled, and a model is not pickled with it; to train on, make "
+                f"it again, {type(self).__name__}(model, ...).setup(*args), and type "
+                "load_state_dict(guide.state_dict())"
+            )
+        return self._model[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        model, master = self._model, self.master
+        try:
+            state = dict(super().__getstate__())
+        finally:
+            self._model, self.master = model, master  # the parent wipes them from the live guide
+        state["_bare_model"] = None
+        if self.prototype_trace is not None:
+            state["_flow_spec"] = (None,)  # used up; it may be a lambda, which cannot be pickled
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rename(unique_name(self._prefix))  # a copy has parameters of its own in the store
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OwnGuide":
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        new._model, new._bare_model = self._model, self._bare_model
+        return new
+
+
+def stack_label(flows: Iterable[Flow]) -> str:
+    """The formula of flows one after the other, with what repeats itself in brackets."""
+    runs = [(label, len(list(run))) for label, run in itertools.groupby(map(flow_label, flows))]
+    rest = [label if count == 1 else f"{label}*{count}" for label, count in runs]
+    found = []
+    while rest:
+        size, times = _repeated(rest)
+        group = " + ".join(rest[:size])
+        found.append(group if times == 1 else f"({group})*{times}")
+        rest = rest[size * times :]
+    return " + ".join(found)
+
+
+def _repeated(labels: Sequence[str]) -> tuple[int, int]:
+    """How many labels at the start are repeated at once, and how often they come."""
+    for size in range(2, len(labels) // 2 + 1):
+        times = 1
+        while labels[times * size : (times + 1) * size] == labels[:size]:
+            times += 1
+        if times > 1:
+            return size, times
+    return 1, 1
+
+
+def name_apart(guide: Callable[..., Any]) -> None:
+    """Give an autoguide of Pyro's, if it is new, a name of its own in Pyro's parameter store.
+
+    Pyro names them by their class, so that a second one trains the parameters of the first.
+    """
+    new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
+    if new and not isinstance(guide, OwnGuide | AutoGuideList):
+        vars(guide)["_pyro_name"] = unique_name(type(guide).__name__)

@@ -1,0 +1,1 @@
+"""The user's model as a function of many points."""

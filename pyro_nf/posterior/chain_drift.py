@@ -1,0 +1,82 @@
+"""How far Markov chains of the posterior move away from the draws of a guide."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_nf.guides.auto_flow import AutoFlowGuide
+from pyro_nf.model.failures import NUMERICS
+from pyro_nf.model.target import Target
+from pyro_nf.posterior.diagnosis import STILL
+from pyro_nf.posterior.joint import Joint
+from pyro_nf.sampling.chains import chains
+
+__all__ = ["drift"]
+
+CHAINS = 512  # or as many as the model takes at once
+FEWEST = 128  # of them, fewer are noise
+DRAWS = 32  # of the guide for each chain, which cost no run of the model
+OCTAVES = 3.0  # by which steps may be shorter, to come into necks
+TURNS = 4  # of new chains, at most
+NOISE = 0.05  # of what those of one turn say; nearer to the mark than this, others follow
+MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
+
+
+def drift(joint: Joint) -> float:
+    r"""The most by which chains change the mean or standard deviation of a coordinate.
+
+    Draws of the posterior would stay, in distribution, where they are. What draws of the guide
+    do, made to move by a chain that keeps the posterior, bounds their error from below, as far
+    as the chains go; if their ends still correlate with their starts, that is not far enough.
+    Where noise could decide a verdict, new chains from new draws join the first.
+
+    References:
+        A Targeted Accuracy Diagnostic for Variational Approximations (Wang, Kasprzak and
+        Huggins, 2023) https://arxiv.org/abs/2302.12419
+
+    Arguments:
+        joint: Model and guide.
+
+    Returns:
+        Of unconstrained coordinates, the change of a mean in standard deviations of the guide, or
+        of the log of a standard deviation; NaN where chains cannot be run, or hardly move: for
+        other guides than flows, discrete latent sites, or a model that is not vectorized.
+    """
+    guide, count = joint.guide, min(CHAINS, joint.chunk)
+    if not (isinstance(guide, AutoFlowGuide) and joint.is_smooth) or count < FEWEST:
+        return math.nan
+    try:
+        target = Target(guide, joint.args, joint.kwargs)
+        if not target.vectorized:
+            return math.nan
+        with torch.no_grad():
+            posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+        draws, moved = [], []
+        for turn in range(1, TURNS + 1):
+            with torch.no_grad():
+                draws.append(posterior.sample(torch.Size([DRAWS * count])))
+            starts = draws[-1][:count]
+            moved.append(chains(target, guide.get_transform(), starts, octaves=OCTAVES))
+            if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
+                return math.nan
+            result = _change(torch.cat(draws), torch.cat(moved))
+            if not abs(result - STILL) < NOISE / math.sqrt(turn):
+                break
+    except NUMERICS:  # of the model, out there
+        return math.nan
+    return result
+
+
+def _change(x: Tensor, y: Tensor) -> float:
+    """Of means and log standard deviations of columns, from x to y, the most."""
+    width = x.std(0)
+    shift = (y.mean(0) - x.mean(0)).abs() / width
+    stretch = (y.std(0) / width).log().abs()
+    return float(torch.maximum(shift, stretch).max())
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Of the columns of x with those of y, each n draws."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    return (x * y).sum(0) / (x.square().sum(0) * y.square().sum(0)).sqrt()

@@ -1,0 +1,154 @@
+"""The log evidence of rows, held out or not, by importance sampling from their posteriors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pyro_nf.guides.amortized import AmortizedFlowGuide
+from pyro_nf.model.enumeration import Contraction
+from pyro_nf.model.many import Result, Runs, Values
+from pyro_nf.posterior.joint import Joint, chunk_size
+from pyro_nf.randomness import kept_random_state
+
+__all__ = ["log_evidence"]
+
+FEW = 16  # rows of the run by which the memory that a row takes is found
+
+
+def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    r"""The log evidence of each row, estimated with n draws of its posterior.
+
+    .. math::
+        \log \hat p(x_i) = \log \frac{1}{n} \sum_{k=1}^n \frac{p(x_i, z_{ik})}{q(z_{ik} | x_i)},
+        \qquad z_{ik} \sim q(z | x_i)
+
+    Arguments:
+        joint: A model and its guide.
+        n: The number of draws.
+        args: What the model takes; tensors as long as the first are cut into rows.
+        kwargs: The same by name.
+
+    Returns:
+        With shape ``(rows,)``, in double precision.
+    """
+    plate = _plate(joint)
+    data = (tuple(args), dict(kwargs))
+    tensors = [x for x in pytree.tree_leaves(data) if isinstance(x, Tensor) and x.dim()]
+    if not tensors:
+        raise ValueError(
+            "log_evidence needs rows: type posterior.log_evidence(x, n=1000) with the tensors "
+            "that the model takes"
+        )
+    rows = len(tensors[0])
+    chunk = _cut(data, rows, 0, FEW)
+
+    contraction = None
+
+    def one(_: Values) -> Result:
+        guide, model = _traces(joint, plate, *chunk)
+        found = {"guide": _of_rows(guide, plate)}
+        if joint.enumerated:
+            found |= {f"site/{n}": part for n, part in Contraction.factors(model).items()}
+        else:
+            found["model"] = _of_rows(model, plate)
+        return torch.zeros((), dtype=torch.float64), found
+
+    def finish(result: Result) -> Result:
+        number, found = result
+        guide = found["guide"]
+        if contraction is None:
+            return number, {"weights": found["model"] - guide}
+        sites = {n.removeprefix("site/"): part for n, part in found.items() if n != "guide"}
+        return number, {"weights": contraction(sites).reshape(guide.shape) - guide}
+
+    found = []
+    with joint.scope(), torch.no_grad():
+        with kept_random_state():
+            traces = _traces(joint, plate, *chunk)
+            _check_rows(_of_rows(traces[0], plate), min(FEW, rows), plate)
+        cells = min(FEW, rows) * chunk_size(_values(traces))
+        runs = Runs(one, min(n, cells), random=True, finish=finish)
+        step = max(1, cells // n)
+        for start in range(0, rows, step):
+            chunk = _cut(data, rows, start, start + step)
+            if joint.enumerated:
+                with kept_random_state():
+                    contraction = Contraction(_traces(joint, plate, *chunk)[1], plate)
+            found.append(runs(n)[1]["weights"].logsumexp(0) - math.log(n))
+    return torch.cat(found)
+
+
+def _plate(joint: Joint) -> str:
+    """The plate whose rows have posteriors of their own."""
+    guide = joint.guide
+    parts = guide.modules() if isinstance(guide, nn.Module) else ()
+    names = [frame.name for p in parts if isinstance(p, AmortizedFlowGuide) for frame in p._rows]
+    if len(names) != 1:
+        raise ValueError(
+            "log_evidence is for rows that have latents of their own, of one plate and of an "
+            f"AmortizedFlowGuide; this guide has {names or 'none'}; diagnose() estimates the "
+            "evidence of all data together"
+        )
+    outside = [name for name in joint.enumerated if names[0] not in joint.dims[name]]
+    if outside:
+        raise ValueError(
+            f"log_evidence cannot sum out {', '.join(map(repr, sorted(outside)))}, of which all "
+            "rows have the same, row by row; give it a value, or move it into the plate "
+            f"{names[0]!r}"
+        )
+    return names[0]
+
+
+def _cut(data: Any, rows: int, start: int, stop: int) -> Any:
+    return pytree.tree_map_only(
+        Tensor, lambda x: x[start:stop] if x.dim() and len(x) == rows else x, data
+    )
+
+
+def _traces(
+    joint: Joint, plate: str, args: Any, kwargs: Any
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """A run of the guide, and one of the model with its draw; the sites in the plate alone,
+    since those outside are given, and without the scale of a subsample."""
+    guide = joint.trace_guide(joint.guide, args, kwargs)
+    values = {name: guide.nodes[name]["value"] for name in joint.latents}
+    traces = prune_subsample_sites(guide), joint.trace_model(values, args, kwargs)
+    for trace in traces:
+        for name, node in list(trace.nodes.items()):
+            if node["type"] == "sample":
+                if all(frame.name != plate for frame in node["cond_indep_stack"]):
+                    trace.remove_node(name)
+                node["scale"] = 1.0
+        trace.compute_log_prob()
+    return traces
+
+
+def _values(traces: Sequence[poutine.Trace]) -> list[Tensor]:
+    nodes = [node for trace in traces for node in trace.nodes.values() if node["type"] == "sample"]
+    return [node[key] for node in nodes for key in ("value", "log_prob")]
+
+
+def _of_rows(trace: poutine.Trace, plate: str) -> Tensor:
+    """The log density of each row."""
+    total: Any = 0.0
+    for node in trace.nodes.values():
+        if node["type"] == "sample":
+            (frame,) = (frame for frame in node["cond_indep_stack"] if frame.name == plate)
+            term = node["log_prob"].double().movedim(frame.dim, 0)
+            total = total + term.reshape(frame.size, -1).sum(-1)
+    return total
+
+
+def _check_rows(weights: Tensor, rows: int, plate: str) -> None:
+    if weights.shape != (rows,):
+        raise ValueError(
+            f"{rows} rows of data give a plate {plate!r} of {tuple(weights.shape)} rows; the "
+            "model's plate must be of the rows that it is given, such as "
+            f'pyro.plate("{plate}", size, subsample_size=len(x))'
+        )

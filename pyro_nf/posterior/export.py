@@ -1,0 +1,66 @@
+"""Draws as ArviZ takes them."""
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from pyro_nf.model.many import Runs, Values
+from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.prediction import predict
+
+__all__ = ["to_arviz"]
+
+SINGLE = "observed_data"  # the one group that has no draws
+
+
+def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
+    """An ``InferenceData`` of ArviZ 0.x, or a ``DataTree`` of ArviZ 1.x.
+
+    Arguments:
+        joint: Model and guide.
+        values: Draws of the guide.
+        log_p: Their log densities under the model.
+        log_q: Their log densities under the guide.
+    """
+    try:
+        import arviz
+    except ImportError as error:
+        raise ImportError('to_arviz needs ArviZ: pip install "pyro-nf[plots]"') from error
+    arrays: dict[str, Any] = {
+        group: {
+            name: (value if group == SINGLE else value.unsqueeze(0)).detach().cpu().numpy()
+            for name, value in sites.items()
+        }
+        for group, sites in _groups(joint, values, log_p, log_q).items()
+        if sites
+    }
+    if "posterior" in inspect.signature(arviz.from_dict).parameters:
+        data = arviz.from_dict(**arrays, dims=joint.dims)
+    else:  # from ArviZ 1.0 on
+        data = arviz.from_dict(arrays, dims=joint.dims)
+    guide = type(joint.guide).__name__
+    about = {
+        "inference_library": "pyro_nf",
+        "sampling_method": f"variational: independent draws of {guide}, no Markov chain",
+    }
+    data.attrs.update(about)
+    data["posterior"].attrs.update(about)
+    return data
+
+
+def _groups(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> dict[str, Values]:
+    """Values by group and site."""
+    groups: dict[str, Values] = {"posterior": dict(values)}
+    with joint.scope():
+        runs = Runs(joint.detail, joint.chunk, random=bool(joint.from_prior), tolerant=True)
+        detail = runs(len(log_p), values)[1]
+    for key, value in detail.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = value
+    predicted = predict(joint, len(log_p), values, joint.args, joint.kwargs)
+    computed = joint.computed
+    groups["posterior_predictive"] = {n: v for n, v in predicted.items() if n not in computed}
+    groups["observed_data"] = joint.observed
+    groups["sample_stats"] = {"lp": log_p, "lq": log_q}
+    return groups

@@ -1,0 +1,124 @@
+"""The log density of a guide at any values, not only at those that it has just drawn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_nf.model.many import Given, Result, Runs, Values
+from pyro_nf.posterior.joint import Joint, is_latent, log_prob_sum
+
+__all__ = ["as_batch", "check_width", "log_density"]
+
+
+def as_batch(joint: Joint, values: Mapping[str, Tensor]) -> tuple[Values, bool]:
+    """The values of all latent sites as a batch, and whether they were a single draw."""
+    shapes = {name: latent.shape for name, latent in joint.latents.items()}
+    missing = [name for name in shapes if name not in values]
+    if missing:
+        raise ValueError(
+            f"expected a value for each of the sites {', '.join(shapes)}; "
+            f"{', '.join(map(repr, missing))} is missing"
+        )
+    batch = {
+        name: torch.as_tensor(values[name], dtype=latent.dtype, device=latent.device)
+        for name, latent in joint.latents.items()
+    }
+    single = all(batch[name].shape == shape for name, shape in shapes.items())
+    if single:
+        return {name: value.unsqueeze(0) for name, value in batch.items()}, True
+    counts = {len(value) for value in batch.values() if value.dim()}
+    for name, shape in shapes.items():
+        if batch[name].dim() == 0 or batch[name].shape[1:] != shape or len(counts) != 1:
+            raise ValueError(
+                f"expected {name!r} of shape {tuple(shape)}, or {('n', *shape)} with the same n "
+                f"for all sites; got {tuple(batch[name].shape)}"
+            )
+    return batch, False
+
+
+def check_width(values: Values) -> None:
+    """Refuse draws of a guide that has no density, because they are all the same."""
+    for name, value in values.items():
+        if value.is_floating_point() and value.numel() and bool((value == value[0]).all()):
+            raise ValueError(
+                f"the guide puts the site {name!r} at one point, as AutoDelta does, so it has no "
+                "density there, and its draws no importance weights; use a guide of some width, "
+                "such as AutoNormal or AutoFlowGuide"
+            )
+
+
+@torch.no_grad()
+def log_density(joint: Joint, values: Values) -> Tensor:
+    """The log density of a guide.
+
+    Arguments:
+        joint: The model and the guide.
+        values: For each latent site of the guide n values, of shape ``(n, *shape)``.
+
+    Returns:
+        With shape ``(n,)``; minus infinity outside the support.
+    """
+    inside = torch.stack(
+        [
+            latent.support.check(values[name]).reshape(len(values[name]), -1).all(-1)
+            for name, latent in joint.latents.items()
+        ]
+    ).all(0)
+    density = torch.full(inside.shape, -torch.inf, dtype=torch.float64, device=inside.device)
+    if bool(inside.any()):
+        rows = {name: values[name][inside] for name in joint.latents}
+        density[inside] = _of_part(joint, rows, joint.guide)
+    return density
+
+
+def _of_part(joint: Joint, values: Values, guide: Callable[..., Any]) -> Tensor:
+    """The log density of a guide, or of one in a list."""
+    if isinstance(guide, AutoGuideList):
+        return torch.stack([_of_part(joint, values, part) for part in guide]).sum(0)
+    if isinstance(guide, AutoContinuous):
+        return _of_vector(joint, values, guide)
+    given = values
+    if isinstance(guide, AutoNormal):  # its sites are computed from unconstrained ones
+        nodes = dict(guide.prototype_trace.iter_stochastic_nodes())
+        given = {
+            f"{name}_unconstrained": biject_to(site["fn"].support).inv(values[name])
+            for name, site in nodes.items()
+        }
+
+    def one(row: Values) -> Result:
+        trace = joint.trace_guide(guide, joint.args, joint.kwargs, Given(row))
+        computed = set(values) if given is not values else set()
+        free = [name for name, node in trace.nodes.items() if is_latent(node, auxiliary=True)]
+        unknown = sorted(set(free) - set(row) - computed)
+        if unknown:
+            raise ValueError(
+                f"the log density of given values cannot be computed for this guide: its sites "
+                f"{', '.join(map(repr, unknown))} would have to be integrated out; log_weights(n) "
+                "and diagnose() score the guide's own draws"
+            )
+        return log_prob_sum(trace), {}
+
+    count = len(next(iter(values.values())))
+    return Runs(one, joint.chunk)(count, given)[0]
+
+
+def _of_vector(joint: Joint, values: Values, guide: AutoContinuous) -> Tensor:
+    """The log density of a guide that packs all sites into one unconstrained vector."""
+    total: Tensor | None = None
+    parts = []
+    for name, site in guide.prototype_trace.iter_stochastic_nodes():
+        value = values[name]
+        to_support = biject_to(site["fn"].support)
+        free = to_support.inv(value)
+        parts.append(free.reshape(len(value), -1))
+        stretch = to_support.log_abs_det_jacobian(free, value)
+        stretch = stretch.double().reshape(len(value), -1).sum(-1)
+        total = stretch if total is None else total + stretch
+    posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+    density: Tensor = posterior.log_prob(torch.cat(parts, -1)).double()
+    return density if total is None else density - total

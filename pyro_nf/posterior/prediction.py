@@ -1,0 +1,111 @@
+"""Posterior predictive draws, also on new data of another size."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_nf.guides.amortized import AmortizedFlowGuide
+from pyro_nf.model.many import Result, Runs, Values
+from pyro_nf.posterior.joint import Joint, chunk_size, log_prob_sum
+from pyro_nf.randomness import kept_random_state
+
+__all__ = ["draws_for", "predict"]
+
+
+def draws_for(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Values:
+    """Draws of the guide for other data, or for its own if it knows no others.
+
+    What an encoder cannot take, such as None for no data, leaves the local latents to the prior.
+    """
+    dropped: frozenset[str] = frozenset()
+    with joint.scope(), torch.no_grad():
+        try:
+            with kept_random_state():
+                joint.draw(args, kwargs)
+        except Exception:  # whatever a guide makes of data of another size
+            args, kwargs, dropped = joint.args, joint.kwargs, _amortized(joint)
+        values = Runs(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)(n)[1]
+    return {name: value for name, value in values.items() if name not in dropped}
+
+
+def _amortized(joint: Joint) -> frozenset[str]:
+    """The latent sites of rows, which an encoder knows."""
+    parts = joint.guide.modules() if isinstance(joint.guide, nn.Module) else ()
+    names = [part.sites for part in parts if isinstance(part, AmortizedFlowGuide)]
+    return frozenset().union(*names)
+
+
+def predict(
+    joint: Joint, n: int, values: Values, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Values:
+    """For each draw of the latents a run of the model, with observed sites sampled.
+
+    Arguments:
+        joint: The model.
+        n: The number of draws.
+        values: For each latent site n draws.
+        args: What the model takes.
+        kwargs: What the model takes.
+    """
+    with joint.scope(), torch.no_grad():
+        row = {name: value[0] for name, value in values.items()}
+        with kept_random_state():
+            _check_plates(joint, args, kwargs)
+            example, misfits = joint.predict(row, args, kwargs)
+        if misfits:
+            warnings.warn(
+                f"the latent sites {', '.join(map(repr, sorted(misfits)))} have other shapes for "
+                "these arguments, and are drawn from their prior",
+                stacklevel=3,
+            )
+
+        def one(row: Values) -> Result:
+            return torch.zeros((), dtype=torch.float64), joint.predict(row, args, kwargs)[0]
+
+        runs = Runs(one, chunk_size([*example.values(), *row.values()]), random=True)
+        return runs(n, values)[1]
+
+
+def _check_plates(joint: Joint, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a plate that takes some of the data's rows at random.
+
+    A batch, of a plate that is larger, is rows in particular: the index that is drawn does not
+    matter then.
+    """
+    trace = poutine.trace(joint.model).get_trace(*args, **kwargs)
+    for name, node in trace.nodes.items():
+        if not site_is_subsample(node):
+            continue
+        size, rows = node["fn"].size, node["fn"].subsample_size or math.inf
+        if rows < size:
+            totals = []
+            for index in (torch.arange(rows), torch.arange(size - rows, size)):
+                pyro.set_rng_seed(0)
+                run = poutine.trace(_Fixed(name, index)(joint.model))
+                totals.append(float(log_prob_sum(run.get_trace(*args, **kwargs))))
+            if totals[0] != totals[1]:
+                raise ValueError(
+                    f"the plate {name!r} takes {rows} of its rows at random, other ones for each "
+                    "draw, so predictions would be of no row in particular; let it have all "
+                    "rows: pass its subsample_size as an argument of the model"
+                )
+
+
+class _Fixed(Messenger):
+    """Gives a plate the index of its rows."""
+
+    def __init__(self, plate: str, index: Tensor) -> None:
+        super().__init__()
+        self.plate, self.index = plate, index
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == self.plate and site_is_subsample(msg):
+            msg["value"] = self.index

@@ -1,0 +1,1 @@
+"""What a log density tells without training."""

@@ -1,0 +1,103 @@
+"""Short Markov chains, many side by side, in the coordinates that a flow has learned."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_nf.engines.graph import traced_scores
+from pyro_nf.flows.flow import Flow, through
+from pyro_nf.model.failures import NUMERICS
+from pyro_nf.model.target import LogDensity
+
+__all__ = ["chains"]
+
+KEPT = 25  # transitions
+SETTLING = 25  # transitions before these, for chains that do not start in the posterior
+LEAPS = 8  # steps of a transition, at most
+PATH = 2.0  # their length together: a little more than a quarter of a normal variable's orbit
+STEP = 0.5  # their size at first, over the fourth root of the dimension
+WANTED = 0.8  # share of transitions to accept
+
+
+def chains(
+    log_density: LogDensity,
+    flow: Flow,
+    starts: Tensor,
+    settling: int = SETTLING,
+    octaves: float = 0.0,
+) -> Tensor:
+    r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
+
+    For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
+    is a few leapfrog steps of one size for all chains, which follows the rate of acceptance. One
+    in which the log density cannot be computed moves no chain.
+
+    References:
+        NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo (Hoffman et al., 2019)
+        https://arxiv.org/abs/1903.03704
+
+        MCMC Using Hamiltonian Dynamics (Neal, 2011)
+        https://arxiv.org/abs/1206.1901
+
+    Arguments:
+        log_density: :math:`\log p(u)` for u of shape ``(n, D)``.
+        flow: The flow f.
+        starts: Where the chains start, in u, with shape ``(n, D)``.
+        settling: The number of transitions before the first that is kept.
+        octaves: How much shorter the steps of some chains are: by up to so many halvings, anew
+            for each transition. Where a posterior narrows to a neck, no others lead on.
+
+    Returns:
+        Draws of u, of all chains, with shape ``(n * transitions, D)``.
+    """
+
+    with torch.no_grad():
+        z = flow.inverse_and_log_det(starts)[0]
+    scores = traced_scores(through(flow, log_density), z)
+    value, slope = scores(z)
+    size = STEP / z.shape[-1] ** 0.25
+    kept = []
+    for index in range(settling + KEPT):
+        speed = torch.randn_like(z)
+        # Steps of random size, lest a chain return to where it was.
+        length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
+        if octaves:
+            length = length * 2.0 ** (-octaves * torch.rand_like(value))
+        try:
+            leaps = min(LEAPS, math.ceil(PATH / size))
+            new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
+        except NUMERICS:
+            size /= 2  # the model's numerics fail for some chain, and nobody knows for which
+        else:
+            chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
+            taken = torch.rand_like(chance) < chance
+            value = torch.where(taken, new_value, value)
+            z = torch.where(taken.unsqueeze(-1), new, z)
+            slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
+            size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
+        if index >= settling:
+            kept.append(z)
+    with torch.no_grad():
+        return flow.forward_and_log_det(torch.cat(kept))[0]
+
+
+def _leap(
+    scores: Callable[[Tensor], tuple[Tensor, Tensor]],
+    z: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    speed: Tensor,
+    length: Tensor,
+    leaps: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where leapfrog steps lead, value and slope there, and the gain in the log joint density."""
+    before = value - speed.square().sum(-1) / 2
+    length = length.unsqueeze(-1)
+    for _ in range(leaps):
+        speed = speed + length / 2 * slope
+        z = z + length * speed
+        value, slope = scores(z)
+        speed = speed + length / 2 * slope
+    return z, value, slope, value - speed.square().sum(-1) / 2 - before

@@ -1,0 +1,280 @@
+"""Whitened coordinates: where and how wide a posterior lies, found before its flow is trained."""
+
+import inspect
+import math
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nf.flows.flow import Flow
+from pyro_nf.flows.nets import Given
+from pyro_nf.flows.triangular import solved, times
+from pyro_nf.model.failures import NUMERICS
+from pyro_nf.model.target import LogDensity, scored
+
+__all__ = ["Coordinates", "Whiten", "find_coordinates", "lower"]
+
+MAX_DENSE = 500  # dimensions up to which a full covariance pays
+LOOKS = 100  # points to look at for one of positive density
+CLIMB = 200  # iterations of L-BFGS towards the mode
+ROUNDS = 80  # iterations of the normal approximation
+BRIEF = 25  # of them, until it is asked whether one that starts elsewhere is far better
+RATE = 0.5  # of the way to where their estimates point
+FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
+GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
+MARGIN = 1.2  # by which others are made wider: a normal distribution leaves out heavier tails
+IDLE = 0.02  # nats by which a round must improve the bound, or three rounds are the last
+TRUST = 4.0  # the most by which a round changes a variance, up or down
+SLACK = 1.0  # nats by which it may lead downhill, lest noise take it back
+DROP = 5.0  # nats a dimension by which draws may be less probable than their mean at the start
+
+
+class Coordinates(NamedTuple):
+    """A normal approximation of a posterior, in whose standard coordinates a flow has less to do.
+
+    Attributes:
+        shift: Its mean, with shape ``(D,)``.
+        scale_tril: The Cholesky factor of its covariance, with shape ``(D, D)``.
+        elbo: The evidence lower bound that it reaches.
+        ess: The effective share of its draws as an importance sample of the posterior.
+    """
+
+    shift: Tensor
+    scale_tril: Tensor
+    elbo: float
+    ess: float
+
+
+class Whiten(Given, Flow):
+    r"""The map from whitened coordinates back to the model's; fixed, and the identity at first.
+
+    .. math:: y = \mu + L x, \qquad \log \det = \sum_i \log L_{ii}
+
+    Arguments:
+        dim: The dimension :math:`D`.
+    """
+
+    is_linear = True
+    shift: Tensor | None
+    scale: Tensor | None
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("shift", None)
+        self.register_buffer("scale", None)
+
+    def set(self, shift: Tensor, scale: Tensor) -> None:
+        """Use the coordinates in which N(shift, L L') is standard normal.
+
+        Arguments:
+            shift: With shape ``(D,)``.
+            scale: L, with shape ``(D, D)``, or its diagonal, with shape ``(D,)``.
+        """
+        self.shift, self.scale = shift, scale
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None or self.scale is None:
+            return x, x.new_zeros(x.shape[:-1])
+        scaled = self.scale * x if self.scale.dim() == 1 else times(self.scale, x)
+        return self.shift + scaled, self._log_det(x)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None:
+            return y, y.new_zeros(y.shape[:-1])
+        return self._solved(y - self.shift), -self._log_det(y)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        score = score if self.scale is None else self._solved(score, transposed=True)
+        return *self.forward_and_log_det(x), score
+
+    def _solved(self, x: Tensor, transposed: bool = False) -> Tensor:
+        assert self.scale is not None  # the callers have looked
+        return x / self.scale if self.scale.dim() == 1 else solved(self.scale, x, transposed)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        assert self.scale is not None  # the callers have looked
+        scale = self.scale if self.scale.dim() == 1 else self.scale.diagonal()
+        return scale.log().sum().expand(x.shape[:-1])
+
+
+def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> Coordinates | None:
+    r"""The normal approximation with the best of the evidence lower bounds that two ways lead to.
+
+    One starts at the mode, with the curvature there (Laplace), which finds scales that differ by
+    orders of magnitude; the other, unless the first is good, at `start`: it serves where the mode
+    lies in a corner or at infinity, as in a funnel. From there natural-gradient steps fit the
+    normal distribution. Those from the mode end early where the others lead far above, by a nat
+    a dimension.
+
+    Arguments:
+        log_density: :math:`\log p(u)` for u of shape ``(n, D)``, and for one of shape ``(D,)``.
+        start: Where to start, with shape ``(D,)``.
+        scale: A triangular root of the covariance to start with, with shape ``(D, D)``, or its
+            diagonal alone, ``(D,)``.
+
+    Returns:
+        The approximation, made wider where it is not near; None if the dimension is too high for
+        a full covariance or no finite bound was found.
+    """
+    if len(start) > MAX_DENSE:
+        return None
+    start = possible(log_density, start)
+    found: list[Coordinates] = []
+    mode = climb(log_density, start)
+    if mode is not None:
+        rounds = fit_normal(log_density, mode, curvature(log_density, mode))
+        found += deque(islice(rounds, BRIEF), 1)
+    if not found or found[0].ess < GOOD:
+        tril = scale.diag() if scale.dim() == 1 else scale
+        found += deque(fit_normal(log_density, start, tril), 1)
+    if len(found) == 2 and not found[0].elbo < found[1].elbo - len(start):
+        found += deque(rounds, 1)
+    best = max(found, key=lambda coordinates: coordinates.elbo)
+    if best.ess < GOOD:
+        best = best._replace(scale_tril=MARGIN * best.scale_tril)
+    return best if math.isfinite(best.elbo) else None
+
+
+@torch.no_grad()
+def possible(log_density: LogDensity, start: Tensor) -> Tensor:
+    """A point of positive density: `start`, or one near it."""
+    generator = torch.Generator(start.device).manual_seed(0)
+    u = start
+    for attempt in range(LOOKS):
+        if bool(log_density(u).isfinite()):
+            return u
+        noise = torch.randn(len(start), generator=generator, dtype=start.dtype, device=start.device)
+        u = start + 3 * (attempt + 1) / LOOKS * noise
+    return start
+
+
+class _LBFGS(torch.optim.LBFGS):
+    """The same without a veto on torch's compiler, whose import, for that veto, takes a second."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
+def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
+    """The mode near `start`, or None where the climb ends nowhere."""
+    u = start.clone().requires_grad_()
+    optimizer = _LBFGS([u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        u.grad = None
+        loss = -log_density(u)
+        loss.backward()
+        return loss
+
+    try:
+        optimizer.step(closure)
+    except NUMERICS:  # the model's numerics gave up on the way
+        return None
+    return u.detach() if bool(u.isfinite().all()) else None
+
+
+def curvature(log_density: LogDensity, mode: Tensor) -> Tensor:
+    """The Cholesky factor of the inverse of the negative Hessian, its eigenvalues floored."""
+    hessian = torch.autograd.functional.hessian(log_density, mode)
+    if not bool(hessian.isfinite().all()):
+        return torch.eye(len(mode), dtype=mode.dtype, device=mode.device)
+    values, vectors = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
+    return _root(values.clamp_min(FLOOR), vectors)
+
+
+def _root(values: Tensor, vectors: Tensor) -> Tensor:
+    """The Cholesky factor of the inverse of V diag(values) V'."""
+    return lower(vectors / values.sqrt())
+
+
+def lower(root: Tensor) -> Tensor:
+    """The Cholesky factor of root root', by QR: nothing is squared."""
+    upper = torch.linalg.qr(root.mT)[1]
+    return (upper * upper.diagonal().sign().unsqueeze(-1)).mT
+
+
+def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator[Coordinates]:
+    r"""Natural-gradient steps of a normal approximation, and after each round the best so far.
+
+    In standard coordinates z, where the approximation is N(0, I) and g is the gradient of the
+    log density, a round moves the precision towards :math:`-E[z g^\top]` (Stein's lemma) and the
+    mean by the precision's inverse times :math:`E[g]`. Both are estimated from z and -z with
+    :math:`g + z` in place of g, which vanishes for a normal target: the estimate is then exact.
+
+    A round that has led downhill is taken back, and its step made again at half the rate.
+
+    References:
+        Conjugate-Computation Variational Inference (Khan and Lin, 2017)
+        https://arxiv.org/abs/1703.04265
+    """
+    dim = len(shift)
+    best = Coordinates(shift, tril, -math.inf, 0.0)
+    rate, idle, shrunk = RATE, 0, False
+    generator = torch.Generator(shift.device).manual_seed(0)
+    centre = float(_scored(log_density, shift.unsqueeze(0))[0])
+    here = shift, tril, torch.zeros_like(tril), torch.zeros_like(shift)
+    for _ in range(ROUNDS):
+        half = torch.randn(
+            128 + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
+        )
+        z = torch.cat([half, -half])
+        value, gradient = _scored(log_density, shift + z @ tril.mT)
+        if best.elbo == -math.inf and not float(value.mean()) > centre - DROP * dim:
+            tril, shrunk = tril / 2, True  # draws too wild: look closer
+            yield best
+            continue
+        entropy = tril.diagonal().log().sum() + dim * (1 + math.log(2 * math.pi)) / 2
+        elbo = float(value.mean() + entropy)
+        if elbo > best.elbo - SLACK:
+            rest = gradient @ tril + z
+            here = shift, tril, z.mT @ rest / len(z), rest.mean(0)
+            rate = min(RATE, 1.5 * rate)
+            idle = 0 if elbo > best.elbo + IDLE else idle + 1
+            if elbo > best.elbo:
+                best = Coordinates(shift, tril, elbo, _share(value + z.square().sum(-1) / 2))
+            # Where the scale has been shrunk, weights are alike for being near each other.
+            if (best.ess > GOOD and not shrunk) or idle == 3:
+                yield best
+                return
+        else:
+            rate /= 2
+        yield best
+        shift, tril = _moved(*here, rate)
+
+
+def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Like :func:`~pyro_nf.model.scored`; minus infinity if anything fails or is not finite."""
+    try:
+        value, gradient = scored(log_density, u)
+    except NUMERICS:
+        return u.new_full(u.shape[:1], -math.inf), torch.zeros_like(u)
+    fine = bool(value.isfinite().all()) and bool(gradient.isfinite().all())
+    return (value if fine else torch.full_like(value, -math.inf)), gradient
+
+
+def _share(log_weights: Tensor) -> float:
+    """The effective share of draws with these weights."""
+    count = torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0))
+    return float(count) / len(log_weights)
+
+
+def _moved(
+    shift: Tensor, tril: Tensor, drift: Tensor, mean: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
+    """A natural-gradient step of a normal distribution, of bounded length in its coordinates."""
+    eye = torch.eye(len(shift), dtype=shift.dtype, device=shift.device)
+    values, vectors = torch.linalg.eigh(eye - rate * (drift + drift.mT) / 2)
+    values = values.clamp(1 / TRUST, TRUST)
+    step = (vectors / values) @ (vectors.mT @ mean) * rate
+    longest = math.sqrt(len(shift))
+    step = step * (longest / step.norm().clamp_min(longest))
+    return shift + tril @ step, tril @ _root(values, vectors)

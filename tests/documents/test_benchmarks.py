@@ -1,0 +1,57 @@
+"""The benchmarks of gradients, tails and hierarchies run, on little."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from pyro_nf import fit
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_gradients(monkeypatch):
+    import gradients
+
+    from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+
+    for name, value in {"STEPS": 20, "TIMED": 5, "REPEATS": 20, "MANY": 100}.items():
+        monkeypatch.setattr(gradients, name, value)
+
+    def model():
+        eight_schools(*EIGHT_SCHOOLS.data)
+
+    ratio, counts, results, gaps = gradients.compared(model, "planar*2", 0)
+    assert 0 < ratio < 1
+    assert counts["total"] >= counts["path"] == 20
+    assert set(results) == set(gaps) == {"path", "total"}
+
+
+@pytest.mark.parametrize("name", ["location", "scales", "funnel"])
+def test_tails(monkeypatch, name):
+    import tails
+
+    monkeypatch.setattr(tails, "fit", functools.partial(fit, steps=20))
+    monkeypatch.setattr(tails, "MANY", 1000)
+    elbo, _, spread, _ = tails.judged(getattr(tails, name), "diag", 0)
+    assert -10 < elbo < 1e-3  # the densities are normalised, and the funnel is met
+    assert (spread > 0) == (name == "funnel")
+
+
+@pytest.mark.parametrize("name", ["horseshoe", "nested", "poisson", "parabola"])
+def test_hierarchies(monkeypatch, name):
+    import hierarchies
+
+    from pyro_nf.guides import auto_flow as guide
+
+    untied = guide.untied
+    monkeypatch.setattr(hierarchies, "DRAWS", 1000)
+    model = hierarchies.models()[name]
+    kept, free = (float(hierarchies.judged(model, keep, 0, 20)[0]) for keep in (True, False))
+    assert free > kept
+    assert guide.untied is untied

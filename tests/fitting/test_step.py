@@ -1,0 +1,292 @@
+"""The compiled step: equal to the eager one, in every tier, or refused with a reason."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import (
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import nn
+
+from pyro_nf import AutoFlowGuide
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.fitting.step import Step
+from pyro_nf.randomness import kept_random_state
+
+DATA = EIGHT_SCHOOLS.data
+
+
+def particles(count=8):
+    return Trace_ELBO(count, vectorize_particles=True, max_plate_nesting=1)
+
+
+def run(step, count=20, seed=1):
+    """The losses of some steps from a seed, and the parameters after them."""
+    pyro.set_rng_seed(seed)
+    losses = torch.stack([step(1e-2) for _ in range(count)])
+    return losses, step.parameters()
+
+
+def both(model, make_guide, data, elbo, tier, seed=0):
+    """The runs of two equal steps, one eager and one of a tier, each with a store of its own."""
+    runs = []
+    for wanted in ("eager", tier):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(seed)
+        step = Step(elbo, model, make_guide(model), data)
+        assert step.compile(wanted), step.reason
+        runs.append(run(step))
+    return runs
+
+
+def assert_same(runs):
+    (losses, after), (same_losses, same_after) = runs
+    # float32: the order of sums differs between the engines, and 20 steps of Adam amplify it
+    torch.testing.assert_close(same_losses, losses, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(same_after, after, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "tier"),
+    [
+        ("planar*2", "quick"),
+        ("planar*2", "full"),
+        ("radial + nice*2 + tril", "quick"),
+        ("radial + nice*2 + tril", "full"),
+        ("spline_coupling*2 + iaf*2 + sylvester*2", "quick"),  # "full" would take a minute
+    ],
+)
+def test_a_compiled_step_is_the_eager_step(spec, tier):
+    assert_same(both(eight_schools, lambda m: AutoFlowGuide(m, spec), DATA, particles(), tier))
+
+
+@pytest.mark.parametrize(
+    "make_guide", [AutoNormal, AutoMultivariateNormal], ids=lambda cls: cls.__name__
+)
+@pytest.mark.parametrize(
+    "elbo",
+    [Trace_ELBO(2), TraceMeanField_ELBO(), TraceGraph_ELBO(2)],
+    ids=lambda e: type(e).__name__,
+)
+def test_pyros_guides_and_elbos_compile(make_guide, elbo):
+    assert_same(both(eight_schools, make_guide, DATA, elbo, "quick"))
+
+
+def test_an_enumerated_model_compiles():
+    data = torch.tensor([-2.0, -1.9, 2.1, 2.0])
+
+    @config_enumerate
+    def model(data):
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+        with pyro.plate("rows", len(data)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(loc[..., z], 1.0), obs=data)
+
+    runs = both(
+        model,
+        lambda m: AutoFlowGuide(poutine.block(m, hide=["z"]), "planar"),
+        (data,),
+        TraceEnum_ELBO(max_plate_nesting=1),
+        "quick",
+    )
+    assert_same(runs)
+
+
+def test_an_elbo_without_traces_runs_eagerly_and_says_why():
+    step = Step(RenyiELBO(num_particles=2), eight_schools, AutoNormal(eight_schools), DATA)
+    assert not step.compile("quick")
+    assert step.reason
+    before = step.parameters()
+    assert bool(step(1e-2).isfinite())
+    assert not torch.equal(step.parameters(), before)
+
+
+def test_adam_is_torchs_adam():
+    steps = [Step(particles(), eight_schools, AutoNormal(eight_schools), DATA) for _ in range(2)]
+    ours, theirs = steps
+    # Guides of one class share their entries in the store, so take the values aside.
+    start = ours.parameters()
+    pyro.set_rng_seed(3)
+    gradients = []
+    for _ in range(5):
+        loss, gradient = ours.gradient()
+        gradients.append(gradient.clone())  # its memory is used up by the update
+        ours.adam.lr.fill_(0.05)
+        ours.adam.update(loss, gradient)
+    parameter = nn.Parameter(start.clone())
+    adam = torch.optim.Adam([parameter], lr=0.05)
+    for gradient in gradients:
+        parameter.grad = gradient
+        adam.step()
+    torch.testing.assert_close(theirs.parameters(), parameter.detach())
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
+
+    x = torch.tensor(1.0)
+    step = Step(Trace_ELBO(), model, AutoNormal(model), (x,))
+    assert step.compile("quick"), step.reason
+    step(1e-2)
+    before, state = step.parameters(), step.adam.state()
+    x.fill_(torch.nan)
+    assert bool(step(1e-2).isnan())
+    assert torch.equal(step.parameters(), before)
+    assert all(map(torch.equal, step.adam.state(), state))
+
+
+def test_data_are_inputs_of_the_traced_step():
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    step = Step(particles(), model, AutoNormal(model), (torch.zeros(4),))
+    assert step.compile("quick"), step.reason
+    low = float(step(0.0))
+    step.feed((torch.full((4,), 10.0),))
+    assert step.tier == "quick"
+    assert float(step(0.0)) > low + 100  # four residuals of 10 cost 200 nats
+    step.feed((torch.zeros(5),))
+    assert step.tier == "eager"  # another shape is another graph
+    assert bool(step(0.0).isfinite())
+
+
+def test_parameters_of_the_model_learn_and_stay_in_the_store():
+    class Net(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = PyroParam(torch.tensor(2.0), constraint=dist.constraints.positive)
+            self.linear = nn.Linear(1, 1)
+
+        def forward(self, x, y):
+            shift = pyro.param("shift", torch.tensor(0.5))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", len(x)):
+                mean = self.linear(x).squeeze(-1) + shift + z
+                pyro.sample("y", dist.Normal(mean, self.scale), obs=y)
+
+    model, x = Net(), torch.randn(20, 1)
+    y = 3 * x.squeeze(-1) + 0.1 * torch.randn(20)
+    weight = model.linear.weight
+    step = Step(Trace_ELBO(), model, AutoFlowGuide(model, "diag"), (x, y))
+    assert step.compile("quick"), step.reason
+    for _ in range(600):
+        step(0.05)
+    assert model.linear.weight is weight
+    assert abs(weight.item() - 3) < 0.3
+    assert model.scale.item() < 1
+    assert pyro.param("shift").item() != 0.5
+
+
+class TestRefusals:
+    """What tracing would get wrong runs eagerly, and the reason says so."""
+
+    def check(self, model, *data, elbo=None):
+        step = Step(elbo or Trace_ELBO(), model, AutoNormal(model), data)
+        assert not step.compile("quick")
+        assert step.reason
+        assert step.tier == "eager"
+        assert bool(step(1e-2).isfinite())
+
+    def test_control_flow_on_a_latent(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(x if x > 0 else -x, 1.0), obs=torch.tensor(1.0))
+
+        self.check(model)
+
+    def test_a_latent_taken_to_numpy(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+            y = torch.tensor(np.sin(x.detach().numpy()))
+            pyro.sample("y", dist.Normal(x + y, 1.0), obs=torch.tensor(1.0))
+
+        self.check(model)
+
+    def test_random_numbers_of_numpy(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+            noise = float(np.random.randn())  # noqa: NPY002  # the kind that pyro seeds
+            pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(noise))
+
+        self.check(model)
+
+    def test_a_buffer_that_changes(self):
+        norm = nn.BatchNorm1d(1)
+
+        def model(x):
+            pyro.module("norm", norm)
+            loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=norm(x).squeeze(-1))
+
+        self.check(model, torch.randn(6, 1))
+
+
+def test_compiling_leaves_the_process_as_it_was():
+    step = Step(particles(), eight_schools, AutoFlowGuide(eight_schools, "planar"), DATA)
+    before = torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state()
+    parameters = step.parameters()
+    validation = torch.distributions.Distribution._validate_args
+    assert step.compile("quick"), step.reason
+    assert step.compile("full"), step.reason
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert torch.distributions.Distribution._validate_args == validation
+    assert torch.equal(step.parameters(), parameters)
+
+
+def test_kept_random_state():
+    def draws():
+        return torch.randn(3).tolist(), np.random.randn(3).tolist()  # noqa: NPY002
+
+    pyro.set_rng_seed(7)
+    expected = draws()
+    pyro.set_rng_seed(7)
+    with kept_random_state():
+        draws()
+    assert draws() == expected
+
+
+def test_a_bayesian_network_compiles():
+    class Net(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.linear = PyroModule[nn.Linear](2, 1)
+            self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+            self.linear.bias = PyroSample(dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+
+        def forward(self, x, y):
+            mean = self.linear(x).squeeze(-1)
+            with pyro.plate("rows", len(x)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    runs = both(
+        Net(),
+        lambda m: AutoFlowGuide(m, "planar"),
+        (torch.randn(5, 2), torch.randn(5)),
+        Trace_ELBO(),
+        "quick",
+    )
+    assert_same(runs)
+
+
+def test_no_parameters_is_an_error():
+    def nothing():
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="neither the model nor the guide has a parameter"):
+        Step(Trace_ELBO(), nothing, nothing)

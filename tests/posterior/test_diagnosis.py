@@ -1,0 +1,394 @@
+"""Diagnosis: Pareto smoothing against ArviZ, verdicts on posteriors that are known."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_value
+
+from pyro_nf.guides.auto_flow import AutoFlowGuide
+from pyro_nf.posterior.chain_drift import TURNS
+from pyro_nf.posterior.chain_drift import drift as how_far
+from pyro_nf.posterior.diagnosis import diagnose, resampled, smooth
+from pyro_nf.posterior.posterior import Posterior
+
+X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
+Y = torch.tensor([1.0, 0.2, 1.9, 0.4], dtype=torch.float64)
+NOISE = 0.5
+
+
+def regression(y):
+    """Linear regression with a known noise, of which posterior and evidence are known."""
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(2).to(y), 2.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(X.to(y) @ beta, NOISE), obs=y)
+
+
+def exact(dtype=torch.float64):
+    """Mean, covariance and log evidence of the regression."""
+    x = X.to(dtype)
+    precision = torch.eye(2, dtype=dtype) / 4 + x.T @ x / NOISE**2
+    covariance = torch.linalg.inv(precision)
+    marginal = 4 * x @ x.T + NOISE**2 * torch.eye(4, dtype=dtype)
+    evidence = dist.MultivariateNormal(torch.zeros(4, dtype=dtype), marginal).log_prob(Y.to(dtype))
+    return covariance @ x.T @ Y.to(dtype) / NOISE**2, covariance, float(evidence)
+
+
+@torch.no_grad()
+def normal_guide(model, loc, covariance, *args):
+    """AutoMultivariateNormal with this location and this covariance."""
+    guide = AutoMultivariateNormal(model)
+    guide(*args)
+    tril = torch.linalg.cholesky(covariance)
+    guide.loc.copy_(loc)
+    guide.scale = tril.diagonal()
+    guide.scale_tril = tril / tril.diagonal().unsqueeze(-1)
+    return guide
+
+
+@pytest.fixture(scope="module")
+def psislw():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ArviZ announces its next version at import
+        return pytest.importorskip("arviz").psislw
+
+
+TAILS = {
+    "light": lambda n: 0.3 * torch.randn(n),
+    "heavy": lambda n: dist.Exponential(1.0).sample((n,)),
+    "very heavy": lambda n: 3 * torch.randn(n),
+    "bounded": lambda n: torch.rand(n),
+    "with -inf": lambda n: torch.where(torch.rand(n) < 0.1, -math.inf, torch.randn(n)),
+    "huge": lambda n: 1e5 + 20 * torch.randn(n, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("n", [100, 1000, 10_000])
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_smoothing_agrees_with_arviz(psislw, tail, n):
+    raw = tail(n).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a k-hat above 0.7 is what some cases are for
+        log_weights, k_hat = psislw(raw.numpy().copy())
+    ours = smooth(raw)
+    # The same formula in double precision, sums in another order.
+    assert ours.k_hat == pytest.approx(float(k_hat), abs=1e-9)
+    torch.testing.assert_close(ours.log_weights, torch.as_tensor(log_weights), rtol=0, atol=1e-9)
+
+
+def test_weights_without_a_tail():
+    assert smooth(torch.full((1000,), -3.0)).k_hat == -math.inf
+    assert smooth(-3.0 + 1e-6 * torch.randn(1000)).k_hat == -math.inf
+    assert smooth(torch.arange(1000) % 2 * 1.0).k_hat == -math.inf  # two values: bounded
+    one = torch.zeros(1000)
+    one[7] = 2000.0
+    assert smooth(one).k_hat == math.inf
+
+
+def test_verdicts_follow_k_hat():
+    for k, verdict in ((0.2, "good"), (0.6, "usable"), (1.0, "poor")):
+        tail = dist.Exponential(1 / k).sample((20_000,))  # its exponential is Pareto, of index k
+        result = diagnose(tail)
+        assert result.verdict == verdict
+        assert result.k_hat == pytest.approx(k, abs=0.15)  # 4 s.e. of 424 tail weights
+        assert f"{result.k_hat:.2f}" in str(result)
+    assert diagnose(torch.randn(100)).k_threshold == pytest.approx(0.5)
+    assert diagnose(torch.randn(10**5)).k_threshold == 0.7
+
+
+def test_weights_that_are_not_finite():
+    weights = 0.1 * torch.randn(1000)
+    for value, share, verdict in (
+        (math.inf, 1, "poor"),
+        (math.nan, 5, "good"),
+        (math.nan, 50, "poor"),
+        (-math.inf, 50, "poor"),
+        (math.nan, 1000, "poor"),
+    ):
+        spoiled = weights.clone()
+        spoiled[:share] = value
+        result = diagnose(spoiled)
+        assert result.verdict == verdict
+        assert result.nonfinite == pytest.approx(share / 1000)
+        assert "finite" in str(result)
+    assert not math.isnan(result.k_hat)
+
+
+def test_a_draw_outside_the_support_counts_in_the_evidence():
+    half = torch.where(torch.arange(1000) < 500, 0.0, -math.inf)
+    assert diagnose(half).log_evidence == pytest.approx(math.log(0.5))
+    assert diagnose(half).ess == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_exact_guide_is_good_and_knows_the_evidence(dtype):
+    loc, covariance, evidence = exact(dtype)
+    guide = normal_guide(regression, loc, covariance, Y.to(dtype))
+    result = Posterior(regression, guide, Y.to(dtype)).diagnose(1000)
+    assert result.verdict == "good"
+    assert result.k_hat == -math.inf
+    assert result.ess == pytest.approx(1.0, abs=1e-3)
+    assert abs(result.log_evidence - evidence) < 3 * result.log_evidence_se
+    assert abs(result.elbo - evidence) < 3 * result.elbo_se
+    assert result.log_evidence_se < (1e-5 if dtype == torch.float32 else 1e-12)
+    assert result.missed == 0
+
+
+def test_a_wider_guide_is_good_and_its_evidence_within_its_error():
+    loc, covariance, evidence = exact()
+    guide = normal_guide(regression, loc + 0.02, 1.3 * covariance, Y)
+    errors = []
+    for _ in range(20):
+        result = Posterior(regression, guide, Y).diagnose(500, search=False)
+        assert result.k_hat < 0.5
+        errors.append((result.log_evidence - evidence) / result.log_evidence_se)
+        # KL(q, p) is about 0.04 here, against a standard error of 0.01.
+        assert result.elbo < evidence
+    assert max(map(abs, errors)) < 4  # the worst of 20
+    assert 0.4 < torch.tensor(errors).square().mean() < 2.2  # chi squared, 20 degrees: 1 +- 4 s.e.
+
+
+def test_a_mean_field_guide_for_a_correlated_posterior_warns():
+    def correlated():
+        pyro.sample(
+            "z",
+            dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.98], [0.98, 1.0]])),
+        )
+
+    # What mean-field variational inference converges to: variances 1 / precision_ii.
+    guide = normal_guide(correlated, torch.zeros(2), (1 - 0.98**2) * torch.eye(2))
+    posterior = Posterior(correlated, guide)
+    result = posterior.diagnose()
+    assert result.verdict == "poor"
+    assert result.k_hat > 0.7
+    with pytest.warns(UserWarning, match="resampling cannot repair"):
+        posterior.resample(10)
+
+
+def two_modes(x=None):
+    z = pyro.sample("z", dist.Normal(0.0, 5.0))
+    s = pyro.sample("s", dist.LogNormal(0.0, 0.5))
+    far = torch.stack([-((z - 6) ** 2), -((z + 6) ** 2)]) / (2 * 0.3**2)
+    pyro.factor("modes", far.logsumexp(0))
+    pyro.sample("x", dist.Normal(s, 1.0), obs=torch.tensor(1.0))
+
+
+def test_a_guide_in_one_of_two_modes_warns():
+    guide = AutoNormal(
+        two_modes,
+        init_loc_fn=init_to_value(values={"z": torch.tensor(6.0), "s": torch.tensor(1.0)}),
+    )
+    guide()
+    with torch.no_grad():
+        guide.scales.z = torch.tensor(0.3)
+        guide.scales.s = torch.tensor(0.4)
+    posterior = Posterior(two_modes, guide)
+    blind = posterior.diagnose(2000, search=False)
+    assert blind.verdict != "poor"  # twelve of its standard deviations lie between
+    assert math.isnan(blind.missed)
+    result = posterior.diagnose(2000)
+    assert result.verdict == "poor"
+    assert result.missed == pytest.approx(0.5, abs=0.1)
+    assert "mode" in result.message
+
+
+def test_no_search_where_it_cannot_be():
+    def discrete():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("k", dist.Bernoulli(0.5))
+
+    def guide():
+        pyro.sample("z", dist.Normal(0.0, 1.1))
+        pyro.sample("k", dist.Bernoulli(0.5))
+
+    result = Posterior(discrete, guide).diagnose(500)
+    assert math.isnan(result.missed)
+    assert result.verdict == "good"
+
+
+def test_the_search_leaves_alone_where_the_numerics_of_a_model_fail():
+    calls = []
+
+    def narrow():
+        """Correlations, each of a latent over four: more than one is none."""
+        calls.append(1)
+        z = pyro.sample("z", dist.Normal(torch.zeros(10), 1.0).to_event(1))
+        matrix = torch.eye(2) + z[..., None, None] / 4 * torch.eye(2).flip(0)
+        like = dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.linalg.cholesky(matrix))
+        pyro.sample("y", like.to_event(1), obs=torch.zeros(10, 2))
+
+    guide = AutoNormal(narrow, init_scale=0.9)
+    guide()
+    result = Posterior(narrow, guide).diagnose(500)
+    assert not math.isnan(result.missed)  # there was a search
+    # Of some hundred climbs that begin in the void, each would cost one call at each of 150 steps.
+    assert len(calls) < 10_000
+
+
+def test_resampling_corrects_a_biased_guide():
+    loc, covariance, _ = exact()
+    sd = covariance.diagonal().sqrt()
+    guide = normal_guide(regression, loc + 0.5 * sd, 1.5 * covariance, Y)
+    posterior = Posterior(regression, guide, Y)
+    n = 4000
+    raw, kept = posterior.draws(n)["beta"], posterior.resample(n)["beta"]
+    assert kept.shape == (n, 2)
+    bias = (raw.mean(0) - loc).abs() / sd
+    assert bias.min() > 0.4
+    # 16,000 proposals at an effective share of 1/2 or so: errors of 1 / sqrt(8000).
+    assert ((kept.mean(0) - loc).abs() / sd).max() < 4 / math.sqrt(8000) + 0.01
+    assert ((kept.std(0) / sd).log().abs()).max() < 0.06
+    assert torch.cov(kept.T).sub(covariance).abs().max() < 0.1 * covariance.max()
+
+
+def test_resampled_indices_follow_the_weights():
+    weights = torch.tensor([0.5, 0.0, 0.25, 0.25]).log()
+    chosen = resampled(weights, 1000)
+    assert (chosen.diff() < 0).double().mean() > 0.2  # in random order
+    counts = chosen.bincount(minlength=4)
+    assert counts.tolist() == [500, 0, 250, 250]  # systematic: exact to within one
+    with pytest.raises(ValueError, match="no draw has a finite weight"):
+        resampled(torch.full((10,), math.nan), 5)
+
+
+def test_too_few_draws():
+    loc, covariance, _ = exact()
+    posterior = Posterior(regression, normal_guide(regression, loc, covariance, Y), Y)
+    with pytest.raises(ValueError, match=r"50 draws are too few.*diagnose\(4000\)"):
+        posterior.diagnose(50)
+
+
+def test_a_point_has_no_weights():
+    guide = AutoDelta(regression)
+    guide(Y)
+    posterior = Posterior(regression, guide, Y)
+    assert posterior.draws(3)["beta"].shape == (3, 2)
+    for ask in (posterior.diagnose, posterior.log_weights, posterior.resample):
+        with pytest.raises(ValueError, match="'beta' at one point, as AutoDelta"):
+            ask(200)
+
+
+def test_a_minibatch_has_no_weights():
+    def model(y, size):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y), subsample_size=size) as index:
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y[index])
+
+    guide = AutoNormal(model)
+    guide(Y.float(), 2)
+    posterior = Posterior(model, guide, Y.float(), 2)
+    assert posterior.draws(3)["mean"].shape == (3,)
+    with pytest.raises(ValueError, match=r"'data' has 2 of its 4 rows.*whole data"):
+        posterior.diagnose()
+    with pytest.raises(ValueError, match="'data' takes 2 of its rows at random"):
+        posterior.predict(3)
+    assert Posterior(model, guide, Y.float(), 4).diagnose(500).n == 500
+    assert posterior.predict(3, Y.float(), 4)["y"].shape == (3, 4)
+
+
+def test_a_heavy_tail_of_nearly_equal_weights_is_no_fault():
+    torch.manual_seed(0)
+    tail = torch.distributions.StudentT(1.6).sample((4000,)).abs()
+    even, uneven = diagnose(torch.log1p(1e-3 * tail)), diagnose(torch.log1p(tail))
+    assert even.k_hat > 0.5
+    assert even.ess > 0.99
+    assert even.verdict == "good"
+    assert uneven.verdict == "usable"
+    tail = torch.distributions.StudentT(1.2).sample((4000,)).abs()
+    even, uneven = diagnose(torch.log1p(1e-4 * tail)), diagnose(torch.log1p(tail))
+    assert even.k_hat > even.k_threshold
+    assert even.ess > 0.99
+    assert (even.verdict, uneven.verdict) == ("usable", "poor")
+
+
+def test_a_guide_of_few_effective_draws_is_not_good():
+    """Light tails alone do not make it so: weights of a normal guide in many dimensions."""
+    torch.manual_seed(0)
+    one, many = torch.randn(4000, 1), torch.randn(4000, 40)
+    # The log weights of N(0, 1) as a guide for N(0, 0.8), summed over the coordinates.
+    ratio = {x.shape[1]: -(x.square().sum(-1) * (1 / 0.8**2 - 1) / 2) for x in (one, many)}
+    assert diagnose(ratio[1]).verdict == "good"
+    result = diagnose(ratio[40])
+    assert result.k_hat < 0.5
+    assert result.ess < 0.5
+    assert result.verdict == "usable"
+
+
+def scaled_normal(scales):
+    """A posterior of independent normal variables, and a guide that has other scales."""
+
+    def model():
+        pyro.sample("x", dist.Normal(torch.zeros_like(scales), 1.0).to_event(1))
+
+    guide = AutoFlowGuide(model, "diag").setup()
+    guide.flow.move(torch.zeros_like(scales), scales.diag())
+    return Posterior(model, guide)
+
+
+def test_many_small_errors_are_not_a_large_one():
+    """Of 800 scales that are off by 2.5 per cent the weights make much, and chains little."""
+    torch.manual_seed(0)
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
+    posterior = scaled_normal(scales)
+    plain = posterior.diagnose(search=False)
+    assert plain.ess < 0.5
+    assert plain.verdict == "usable"
+    assert math.isnan(plain.drift)
+    found = posterior.diagnose()
+    assert found.drift == pytest.approx(0.025, abs=0.06)  # its noise, the largest of 1,600
+    assert found.verdict == "good"
+    assert f"{found.drift:.2f} sd in chains" in str(found)
+
+
+def test_chains_find_the_one_marginal_that_is_off():
+    torch.manual_seed(0)
+    scales = torch.full((800,), 0.025, dtype=torch.float64).exp()
+    scales[7] = 0.8
+    found = scaled_normal(scales).diagnose()
+    assert found.drift == pytest.approx(-math.log(0.8), abs=0.05)
+    assert found.verdict == "usable"
+
+
+def test_chains_that_stay_where_they_start_tell_nothing(monkeypatch):
+    torch.manual_seed(0)
+    posterior = scaled_normal(torch.full((800,), 0.025, dtype=torch.float64).exp())
+    stuck = lambda density, flow, starts, **options: starts.repeat(25, 1)  # noqa: E731
+    monkeypatch.setattr("pyro_nf.posterior.chain_drift.chains", stuck)
+    found = posterior.diagnose()
+    assert math.isnan(found.drift)
+    assert found.verdict == "usable"
+
+
+@pytest.mark.parametrize(
+    ("shifts", "turns", "drift"),
+    [
+        ([0.02], 1, 0.02),
+        ([0.3], 1, 0.3),
+        ([0.12, 0.02, -0.02], 3, 0.04),  # after two, 0.07 is still too near to the mark
+        ([0.1] * 9, TURNS, 0.1),
+    ],
+)
+def test_chains_follow_each_other_where_noise_could_decide(monkeypatch, shifts, turns, drift):
+    torch.manual_seed(0)
+    posterior = scaled_normal(torch.ones(2, dtype=torch.float64))
+    left = list(shifts)
+
+    def moved(density, flow, starts, **options):
+        return torch.randn(25 * len(starts), 2, dtype=torch.float64) + left.pop(0)
+
+    monkeypatch.setattr("pyro_nf.posterior.chain_drift.chains", moved)
+    with posterior._joint.scope():
+        assert how_far(posterior._joint) == pytest.approx(drift, abs=0.025)
+    assert len(shifts) - len(left) == turns
+
+
+def test_chains_spare_a_guide_only_from_being_usable():
+    log_weights = 3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    assert diagnose(log_weights).verdict == "poor"
+    assert diagnose(log_weights, drift=0.0).verdict == "poor"
+    missing = torch.zeros(4000)
+    assert diagnose(missing, missed=0.5, drift=0.0).verdict == "poor"
