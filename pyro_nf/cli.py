@@ -16,10 +16,9 @@ from torch.distributions import Transform
 
 from pyro_nf.datafile import read_data
 from pyro_nf.examples import EIGHT_SCHOOLS, Example, eight_schools
-from pyro_nf.fitting.fit import FitError, fit
-from pyro_nf.flows.flow import Flow
-from pyro_nf.flows.formula import FlowSpec, flow_names, make_flow
-from pyro_nf.posterior.summary import Summary, components
+from pyro_nf.fitting import FitError, fit
+from pyro_nf.flows import Flow, FlowSpec, flow_names, make_flow
+from pyro_nf.posterior import Summary, components
 from pyro_nf.randomness import seeded
 from pyro_nf.testing import check_flow
 

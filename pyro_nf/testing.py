@@ -12,11 +12,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from pyro_nf.flows.adapted import Adapted, walk
-from pyro_nf.flows.contract import CLAUSES, DEAD, POINTS, SAME, Case, birth, shapes
-from pyro_nf.flows.flow import Flow
-from pyro_nf.flows.formula import FlowSpec, assemble
-from pyro_nf.flows.nets import Params
+from pyro_nf.flows import (
+    CLAUSES,
+    DEAD,
+    POINTS,
+    SAME,
+    Adapted,
+    Case,
+    Flow,
+    FlowSpec,
+    Params,
+    assemble,
+    birth,
+    shapes,
+    walk,
+)
 
 __all__ = ["FlowReport", "check_flow"]
 

@@ -1,1 +1,21 @@
-"""A function as a graph of operations, and what runs it."""
+"""A function as a graph of the operations that it runs, and what runs such a graph.
+
+Whatever is done a thousand times, a step of a fit or of a Markov chain, is recorded once and then
+run without Python. A graph is compared with the function before it takes its place. Knows tensors
+and torch, and nothing of models, flows or guides.
+
+    record.py    one run of a function, written down below autograd
+    graph.py     the same without what computes nothing, or nothing new
+    backends.py  TorchScript, ready in a second; inductor, an order faster later
+    tracing.py   a function by its graph, where that is the same; what must hold while it is traced
+"""
+
+from pyro_nf.engines.backends import Engine as Engine
+from pyro_nf.engines.backends import full as full
+from pyro_nf.engines.backends import quick as quick
+from pyro_nf.engines.graph import tidy as tidy
+from pyro_nf.engines.record import mutates as mutates
+from pyro_nf.engines.record import record as record
+from pyro_nf.engines.tracing import NothingLeavesTheGraph as NothingLeavesTheGraph
+from pyro_nf.engines.tracing import enumerated_sum as enumerated_sum
+from pyro_nf.engines.tracing import traced as traced

@@ -1,29 +1,13 @@
-"""What runs a traced step: TorchScript, ready in a second, or inductor, an order faster later.
+"""A recorded graph without the nodes that compute nothing, or the same as an earlier one."""
 
-Both take the graph of a step and its inputs, and return a function of the inputs that changes
-them in place and returns the loss. Neither changes a setting of the process.
-"""
-
-import math
-import warnings
-from collections.abc import Callable, Sequence
 from operator import getitem
-from typing import Any
 
-import pyro
 import torch
-from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_nf.engines.record import mutates, record
-from pyro_nf.fitting.elbo import NothingLeavesTheGraph
-from pyro_nf.model.target import LogDensity, scored
+from pyro_nf.engines.record import mutates
 
-__all__ = ["Engine", "full", "quick", "tidy", "traced", "traced_scores", "work"]
-
-Engine = Callable[[Sequence[Tensor]], Tensor]
-
-SMALL = 100_000  # elements of the largest tensor, up to which one thread is the fastest
+__all__ = ["shape_of", "tidy"]
 
 _aten = torch.ops.aten
 _VIEWS = (_aten.view.default, _aten.expand.default, _aten._unsafe_view.default)
@@ -65,7 +49,7 @@ def _is_random(node: Node) -> bool:
 def _does_nothing(node: Node) -> bool:
     if node.target in _VIEWS:
         assert isinstance(node.args[0], Node)  # views are of tensors
-        return _shape(node.args[0]) == _shape(node)
+        return shape_of(node.args[0]) == shape_of(node)
     return node.target in _ALIASES
 
 
@@ -75,7 +59,7 @@ def _undoes_another(node: Node) -> bool:
     return isinstance(of, Node) and of.target is _aten.t.default
 
 
-def _shape(node: Node) -> torch.Size:
+def shape_of(node: Node) -> torch.Size:
     """The shape of a node's value, from record or from make_fx; empty if it is no tensor."""
     shape: torch.Size = getattr(node.meta.get("val"), "shape", torch.Size())
     return node.meta.get("shape", shape)
@@ -101,107 +85,3 @@ def _share(graph: Graph) -> None:
             graph.erase_node(node)
         else:
             seen[key] = node
-
-
-def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
-    """TorchScript: no Python between the operations, which stay one call each."""
-    scripted = torch.jit.trace(
-        lambda *tensors: module(*tensors),
-        tuple(tensor.clone() for tensor in inputs),
-        check_trace=False,
-    )
-    return lambda tensors: scripted(*tensors)[0]
-
-
-def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function of one tensor by the quick engine; itself where that would not be the same.
-
-    Arguments:
-        function: A function of real numbers, with gradients inside or none, not random.
-        example: A value of its argument, of the shape that all others have.
-    """
-    try:
-        with pyro.validation_enabled(False), NothingLeavesTheGraph():
-            graph = tidy(record(function, [example]))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what torch deprecates of itself
-                engine = quick(graph, [example])
-            other = 0.9 * example
-            same = torch.allclose(engine([other]), function(other), rtol=1e-4, equal_nan=True)
-    except Exception:  # a user's code, of which tracing may ask too much
-        return function
-    return (lambda value: engine([value])) if same else function
-
-
-def traced_scores(
-    log_density: LogDensity, example: Tensor
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A log density at the rows of a tensor and its gradients, by the quick engine if it can be.
-
-    Arguments:
-        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
-        example: Points; all others come in the same number.
-    """
-
-    def together(u: Tensor) -> Tensor:
-        value, gradient = scored(log_density, u)
-        return torch.cat([value.unsqueeze(-1), gradient], -1)
-
-    run = traced(together, example)
-
-    def apart(u: Tensor) -> tuple[Tensor, Tensor]:
-        both = run(u)
-        return both[:, 0], both[:, 1:]
-
-    return apart
-
-
-def work(log_density: LogDensity, points: Tensor) -> float:
-    """How many numbers a log density and its gradient compute for a point, on the way.
-
-    Infinite where they cannot be recorded.
-
-    Arguments:
-        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
-        points: Some points, with shape ``(n, D)``.
-    """
-    try:
-        with pyro.validation_enabled(False), NothingLeavesTheGraph():
-            nodes = record(lambda u: scored(log_density, u)[1], [points]).graph.nodes
-    except Exception:  # a user's code, of which recording may ask too much
-        return math.inf
-    numbers = sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies"))
-    return numbers / len(points)
-
-
-def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
-    """Inductor: the operations fused to a few C++ loops; needs a C++ compiler."""
-    import torch._inductor.config as inductor
-    from torch._guards import TracingContext, tracing
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-
-    copies = [tensor.clone() for tensor in inputs]
-    settings: dict[str, Any] = {
-        "fallback_random": True,  # the numbers of the other engines, and quicker than its own
-        "compile_threads": 1,  # one graph: no pool of processes to start
-    }
-    largest = max((_shape(node).numel() for node in module.graph.nodes), default=0)
-    if largest <= SMALL:
-        settings["cpp.threads"] = 1
-    with torch.no_grad(), inductor.patch(settings):
-        pure = make_fx(
-            torch.func.functionalize(module, remove="mutations_and_views"),
-            decomposition_table=select_decomp_table(),
-        )(*copies)
-        tidy(pure)
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
-        fakes = [mode.from_tensor(tensor) for tensor in copies]
-        FakeTensorProp(pure, mode).propagate_dont_convert_inputs(*fakes)
-        with tracing(TracingContext(mode)):
-            compiled = compile_fx_inner(pure, fakes)
-    # The compiled function empties the list that it is given.
-    return lambda tensors: compiled(list(tensors))[0]

@@ -5,17 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.engines.graph import traced_scores
 from pyro_nf.fitting.objectives import WEIGHT, beside, wide
 from pyro_nf.fitting.step import Estimate
-from pyro_nf.flows.flow import Flow, through
-from pyro_nf.guides.auto_flow import AutoFlowGuide
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import Target
-from pyro_nf.posterior.diagnosis import resampled
-from pyro_nf.sampling.chains import SETTLING, chains
-from pyro_nf.sampling.modes import explore
-from pyro_nf.sampling.summits import MAX_DIM
+from pyro_nf.flows import Flow
+from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.model import NUMERICS, Target, through, traced_scores
+from pyro_nf.sampling import MAX_DIM, SETTLING, chains, explore, resampled
 
 __all__ = ["Pool", "pool_of"]
 

@@ -11,20 +11,16 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
 
-from pyro_nf.engines.graph import work
 from pyro_nf.files import fingerprint, read
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches, refuse_local_latents
 from pyro_nf.fitting.chain_pool import pool_of
 from pyro_nf.fitting.run import FitError, Run
 from pyro_nf.fitting.step import Step
-from pyro_nf.flows.formula import FlowSpec
-from pyro_nf.guides.amortized import AmortizedFlowGuide
-from pyro_nf.guides.auto_flow import AutoFlowGuide
-from pyro_nf.guides.flow_guide import Gradient, name_apart
-from pyro_nf.model.failures import NUMERICS, patiently
-from pyro_nf.model.target import Target, plate_nesting, takes_particles
-from pyro_nf.posterior.posterior import Posterior
+from pyro_nf.flows import FlowSpec
+from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, name_apart
+from pyro_nf.model import NUMERICS, Target, patiently, plate_nesting, takes_particles, work
+from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import kept_random_state, seeded
 
 __all__ = ["FitError", "fit"]

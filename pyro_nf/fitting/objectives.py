@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_nf.fitting.step import Estimate
-from pyro_nf.flows.flow import Flow
-from pyro_nf.model.target import LogDensity
+from pyro_nf.flows import Flow
+from pyro_nf.model import LogDensity
 
 __all__ = ["WEIGHT", "beside", "wide"]
 

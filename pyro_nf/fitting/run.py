@@ -22,8 +22,7 @@ from pyro_nf.fitting.chain_pool import Pool
 from pyro_nf.fitting.result import AVERAGE, Score, choose
 from pyro_nf.fitting.schedule import MEDIAN, Schedule, level
 from pyro_nf.fitting.step import Step
-from pyro_nf.model.blame import blame
-from pyro_nf.model.failures import NUMERICS
+from pyro_nf.model import NUMERICS, blame
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["FitError", "Run"]

@@ -12,12 +12,12 @@ from pyro.infer import ELBO
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_nf.engines import graph as engines
-from pyro_nf.engines.record import mutates, record
+from pyro_nf import engines
+from pyro_nf.engines import NothingLeavesTheGraph, mutates, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
-from pyro_nf.fitting.elbo import NothingLeavesTheGraph, estimate
-from pyro_nf.model.failures import NUMERICS
+from pyro_nf.fitting.elbo import estimate
+from pyro_nf.model import NUMERICS
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Step", "Tier"]

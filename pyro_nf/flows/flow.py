@@ -8,9 +8,7 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_nf.model.target import LogDensity
-
-__all__ = ["MANY", "Chain", "Conditioned", "Flow", "Inverse", "through"]
+__all__ = ["MANY", "Chain", "Conditioned", "Flow", "Inverse"]
 
 MANY = 50  # dimensions from which a flow that bends a few directions is told so
 
@@ -271,13 +269,3 @@ class Conditioned(Flow):
     @property
     def carries_score(self) -> bool:
         return self.flow.carries_score
-
-
-def through(flow: Flow, log_density: LogDensity) -> LogDensity:
-    """The log density of x, of which a flow makes u."""
-
-    def pulled_back(x: Tensor) -> Tensor:
-        u, log_det = flow.forward_and_log_det(x)
-        return log_density(u) + log_det
-
-    return pulled_back

@@ -9,8 +9,8 @@ from torch.linalg import vector_norm
 
 from pyro_nf.flows.flow import Flow
 from pyro_nf.flows.formula import register
+from pyro_nf.flows.inverses import solved, times
 from pyro_nf.flows.nets import SMALL, Params
-from pyro_nf.flows.triangular import solved, times
 
 __all__ = ["Diag", "Householder", "Permute", "Tril"]
 

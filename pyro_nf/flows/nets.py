@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear
 
-__all__ = ["MLP", "Given", "MaskedMLP", "Params"]
+__all__ = ["MLP", "Buffers", "MaskedMLP", "Params"]
 
 SMALL = 0.01  # spread of parameters that must break a symmetry without moving the start
 
@@ -79,7 +79,7 @@ class Params(nn.Module):
         return f"{self.context_dim}, {names}" if self.context_dim else names
 
 
-class Given(nn.Module):
+class Buffers(nn.Module):
     """Buffers that are given once and not trained; None until then."""
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -9,8 +9,8 @@ from torch.nn.functional import celu
 
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
+from pyro_nf.flows.inverses import root
 from pyro_nf.flows.nets import SMALL, Params, check_layers
-from pyro_nf.flows.root import solve
 
 __all__ = ["Planar"]
 
@@ -106,7 +106,7 @@ class Planar(Flow):
         bends = []
         for k in reversed(range(self.layers)):
             t = (y * w[..., k, :]).sum(-1) + b[..., k]
-            bend = torch.tanh(solve(t, slope[..., k]))
+            bend = torch.tanh(root(t, slope[..., k]))
             y = y - bend.unsqueeze(-1) * u_hat[..., k, :]
             bends.append(bend)
         return y, -log_det(slope, torch.stack(bends[::-1], -1))

@@ -9,9 +9,8 @@ from torch.nn.functional import elu, normalize
 
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
+from pyro_nf.flows.inverses import root, solved, times
 from pyro_nf.flows.nets import SMALL, Params, check_layers
-from pyro_nf.flows.root import solve
-from pyro_nf.flows.triangular import solved, times
 
 __all__ = ["Sylvester"]
 
@@ -130,7 +129,7 @@ class Sylvester(Flow):
             bend = t[..., :0]
             for i in reversed(range(self.rank)):
                 rest = (planes.corner[..., k, i, i + 1 :] * bend).sum(-1)
-                v = solve(t[..., i] - rest, planes.slope[..., k, i])
+                v = root(t[..., i] - rest, planes.slope[..., k, i])
                 bend = torch.cat([torch.tanh(v).unsqueeze(-1), bend], -1)
             y = y - times(planes.out[..., k, :, :], bend)
             found.append(bend)

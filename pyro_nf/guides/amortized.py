@@ -16,12 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
-from pyro_nf.flows.distribution import FlowDistribution
-from pyro_nf.flows.flow import Chain
-from pyro_nf.flows.formula import FlowSpec, make_flow
-from pyro_nf.flows.linear import Diag
+from pyro_nf.flows import Chain, Diag, FlowDistribution, FlowSpec, make_flow
 from pyro_nf.guides.features import OfFeatures
-from pyro_nf.guides.flow_guide import Gradient, OwnGuide, stack_label
+from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
 from pyro_nf.guides.param_store import adopt
 from pyro_nf.guides.plates import (
     Part,
@@ -39,7 +36,7 @@ from pyro_nf.model import sites as latent_sites
 __all__ = ["AmortizedFlowGuide"]
 
 
-class AmortizedFlowGuide(OwnGuide):
+class AmortizedFlowGuide(FlowGuide):
     r"""A normalizing-flow posterior for the latents of each row of a plate.
 
     The unconstrained latents :math:`u_i \in R^D` of row i, of one site or of several, depend on

@@ -11,18 +11,14 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.quasirandom import SobolEngine
 
-from pyro_nf.flows.distribution import FlowDistribution
-from pyro_nf.flows.flow import Chain, Flow
-from pyro_nf.flows.formula import FlowSpec, make_flow
+from pyro_nf.flows import Chain, Flow, FlowDistribution, FlowSpec, make_flow
 from pyro_nf.guides.find_hierarchy import untied
-from pyro_nf.guides.flow_guide import Gradient, OwnGuide, stack_label
+from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
-from pyro_nf.model import sites
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import Target
-from pyro_nf.sampling.normal import find_coordinates
+from pyro_nf.model import NUMERICS, Target, sites
+from pyro_nf.sampling import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
 
@@ -31,7 +27,7 @@ FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill
 MANY = 4096
 
 
-class AutoFlowGuide(OwnGuide, AutoContinuous):
+class AutoFlowGuide(FlowGuide, AutoContinuous):
     r"""A normalizing-flow posterior over all latent variables of a model.
 
     The latents are packed into one unconstrained vector :math:`u \in R^D`, which is

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from pyro_nf.flows.flow import Flow
-from pyro_nf.flows.nets import check_context
+from pyro_nf.flows import Flow, check_context
 
 __all__ = ["OfFeatures"]
 

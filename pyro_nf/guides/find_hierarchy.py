@@ -14,11 +14,9 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_nf.flows.flow import through
 from pyro_nf.guides.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import LogDensity, Target
-from pyro_nf.sampling.normal import Coordinates, find_coordinates, lower
+from pyro_nf.model import NUMERICS, LogDensity, Target, through
+from pyro_nf.sampling import Coordinates, find_coordinates, lower
 
 __all__ = ["find_ties", "untied"]
 

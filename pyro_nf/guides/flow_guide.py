@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
 
-from pyro_nf.flows.flow import Chain, Flow
-from pyro_nf.flows.formula import FlowSpec, flow_label
+from pyro_nf.flows import Chain, Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
 
-__all__ = ["Gradient", "OwnGuide", "name_apart", "stack_label"]
+__all__ = ["FlowGuide", "Gradient", "name_apart", "stack_label"]
 
 Gradient = Literal["path", "total"]
 
 
-class OwnGuide(AutoGuide):
+class FlowGuide(AutoGuide):
     """A Pyro autoguide made of a flow, with names, parameters and copies of its own.
 
     Arguments:
@@ -121,7 +120,7 @@ class OwnGuide(AutoGuide):
         super().__setstate__(state)
         self._rename(unique_name(self._prefix))  # a copy has parameters of its own in the store
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "OwnGuide":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FlowGuide":
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
@@ -159,5 +158,5 @@ def name_apart(guide: Callable[..., Any]) -> None:
     Pyro names them by their class, so that a second one trains the parameters of the first.
     """
     new = isinstance(guide, AutoGuide) and guide.prototype_trace is None
-    if new and not isinstance(guide, OwnGuide | AutoGuideList):
+    if new and not isinstance(guide, FlowGuide | AutoGuideList):
         vars(guide)["_pyro_name"] = unique_name(type(guide).__name__)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from pyro_nf.flows.flow import Chain, Flow
-from pyro_nf.flows.nets import Given
+from pyro_nf.flows import Buffers, Chain, Flow
 
 __all__ = ["GENERATIONS", "Generation", "Hierarchy", "Ties"]
 
@@ -52,7 +51,7 @@ class Ties(NamedTuple):
         return loc, linear(v, self.log_scale, self.log_scale_bias)
 
 
-class Generation(Given, Flow):
+class Generation(Buffers, Flow):
     r"""Children from standard variables and their parents; the identity at first.
 
     A child has the prior :math:`N(m, s^2)`, in which m and s follow from its parents, and the rest

@@ -8,12 +8,68 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from pyro_nf.flows.flow import Chain, Flow
-from pyro_nf.flows.linear import Diag
+from pyro_nf.flows import Buffers, Chain, Diag, Flow, solved, times
 from pyro_nf.guides.hierarchy import Hierarchy
-from pyro_nf.sampling.normal import Whiten
 
 __all__ = ["Stack"]
+
+
+class Whiten(Buffers, Flow):
+    r"""The map from whitened coordinates back to the model's; fixed, and the identity at first.
+
+    .. math:: y = \mu + L x, \qquad \log \det = \sum_i \log L_{ii}
+
+    Arguments:
+        dim: The dimension :math:`D`.
+    """
+
+    is_linear = True
+    shift: Tensor | None
+    scale: Tensor | None
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("shift", None)
+        self.register_buffer("scale", None)
+
+    def set(self, shift: Tensor, scale: Tensor) -> None:
+        """Use the coordinates in which N(shift, L L') is standard normal.
+
+        Arguments:
+            shift: With shape ``(D,)``.
+            scale: L, with shape ``(D, D)``, or its diagonal, with shape ``(D,)``.
+        """
+        self.shift, self.scale = shift, scale
+
+    def forward_and_log_det(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None or self.scale is None:
+            return x, x.new_zeros(x.shape[:-1])
+        scaled = self.scale * x if self.scale.dim() == 1 else times(self.scale, x)
+        return self.shift + scaled, self._log_det(x)
+
+    def inverse_and_log_det(
+        self, y: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.shift is None:
+            return y, y.new_zeros(y.shape[:-1])
+        return self._solved(y - self.shift), -self._log_det(y)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        score = score if self.scale is None else self._solved(score, transposed=True)
+        return *self.forward_and_log_det(x), score
+
+    def _solved(self, x: Tensor, transposed: bool = False) -> Tensor:
+        assert self.scale is not None  # the callers have looked
+        return x / self.scale if self.scale.dim() == 1 else solved(self.scale, x, transposed)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        assert self.scale is not None  # the callers have looked
+        scale = self.scale if self.scale.dim() == 1 else self.scale.diagonal()
+        return scale.log().sum().expand(x.shape[:-1])
 
 
 class Stack(Chain):

@@ -1,1 +1,35 @@
-"""The user's model as a function of many points."""
+"""The user's model as a function of many points.
+
+A model is written for one draw; here it is run at many, each as if it were alone, and what it
+raises where its numerics fail is NaN for that draw. Its latents are one unconstrained vector, its
+density one number. The only folder, besides the step of a fit, in which a model's errors are
+caught.
+
+    target.py       the log density of a model over one unconstrained vector
+    log_density.py  any log density: gradients, cost, in a flow's coordinates
+    many.py         a function of one draw at many draws, by vmap or in a loop
+    handlers.py     values for the sites of a run, and what vmap asks of a user's code
+    enumeration.py  discrete sites summed out
+    sites.py        what a guide asks of latent sites, and the sentence where it is not so
+    failures.py     what failing numerics raise, and which site fails
+"""
+
+from pyro_nf.model import sites as sites
+from pyro_nf.model.enumeration import Contraction as Contraction
+from pyro_nf.model.failures import NUMERICS as NUMERICS
+from pyro_nf.model.failures import blame as blame
+from pyro_nf.model.failures import patiently as patiently
+from pyro_nf.model.handlers import Given as Given
+from pyro_nf.model.handlers import is_computed as is_computed
+from pyro_nf.model.log_density import LogDensity as LogDensity
+from pyro_nf.model.log_density import scored as scored
+from pyro_nf.model.log_density import through as through
+from pyro_nf.model.log_density import traced_scores as traced_scores
+from pyro_nf.model.log_density import work as work
+from pyro_nf.model.many import Many as Many
+from pyro_nf.model.many import Result as Result
+from pyro_nf.model.many import Values as Values
+from pyro_nf.model.sites import feasible as feasible
+from pyro_nf.model.target import Target as Target
+from pyro_nf.model.target import plate_nesting as plate_nesting
+from pyro_nf.model.target import takes_particles as takes_particles

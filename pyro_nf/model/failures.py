@@ -1,9 +1,12 @@
-"""What a model raises where its numerics fail, such as a Cholesky factor's."""
+"""Where a model's numerics fail, such as a Cholesky factor's: what it raises, and which site."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["NUMERICS", "patiently"]
+import pyro
+from pyro import poutine
+
+__all__ = ["NUMERICS", "blame", "patiently"]
 
 NUMERICS = (RuntimeError, ValueError, ArithmeticError)
 RUNS = 5  # first runs of a model whose numerics may fail now and then
@@ -19,3 +22,64 @@ def patiently(run: Callable[[], T]) -> T:
         except NUMERICS:
             continue
     return run()
+
+
+def blame(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tries: int = 20,
+) -> str:
+    """Run guide and model until something fails, and say what and where.
+
+    Arguments:
+        model: A Pyro model.
+        guide: A guide.
+        args: What both take.
+        kwargs: What both take.
+        tries: How often to run.
+    """
+    for _ in range(tries):
+        for name, run in (("guide", guide), ("model", None)):
+            tracer = poutine.trace()
+            try:
+                with poutine.block(), pyro.validation_enabled(True), tracer:
+                    if run is not None:
+                        guide(*args, **kwargs)
+                        latents = tracer.trace
+                    else:
+                        poutine.replay(model, trace=latents)(*args, **kwargs)
+            except NUMERICS as error:
+                sites = list(tracer.trace.stochastic_nodes + tracer.trace.observation_nodes)
+                after = f"after the site {sites[-1]!r}" if sites else "before its first site"
+                return (
+                    f"the {name} fails {after} with {type(error).__name__}: {_line(error)}. {FIX}"
+                )
+            found = _not_finite(tracer.trace)
+            if found:
+                return f"the {name}'s site {found}. {FIX}"
+    return f"the gradient is not finite, though the densities of {tries} draws are. {FIX}"
+
+
+FIX = (
+    "Look at the priors there and at the data for NaN; try init_loc_fn=init_to_value(...), a "
+    "smaller lr, or float64"
+)
+
+
+def _not_finite(trace: poutine.Trace) -> str:
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample":
+            continue
+        try:
+            log_prob = node["fn"].log_prob(node["value"])
+        except NUMERICS as error:
+            return f"{name!r} has no density at its value: {_line(error)}"
+        if not bool(log_prob.isfinite().all()):
+            return f"{name!r} has a log density that is not finite, at the value {node['value']}"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,16 +1,18 @@
-"""What lets a model or a guide that knows nothing of it run inside ``torch.func.vmap``."""
+"""Handlers for runs of a user's model: values for its sites, and what ``torch.func.vmap`` asks."""
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.distributions import Binomial, Dirichlet, Distribution
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Blanks", "Unchecked"]
+__all__ = ["Blanks", "Given", "Unchecked", "is_computed"]
 
 # What makes an empty or zero tensor, which is then written to in place.
 BLANK = {torch.empty, torch.zeros, Tensor.new, Tensor.new_empty, Tensor.new_zeros}
@@ -69,3 +71,50 @@ def _sample_binomial(fn: Binomial, sample_shape: Any = ()) -> Tensor:
     shape = fn._extended_shape(sample_shape)
     count, probs = fn.total_count.expand(shape), fn.probs.expand(shape)
     return torch.binomial(count + 0 * probs, probs + 0 * count)
+
+
+class Given(Messenger):
+    """Gives latent sites their values, where the shapes agree; else they are sampled.
+
+    Arguments:
+        values: The values by site.
+        enumerated: Whether the shapes may begin with dimensions of enumerated sites.
+        unobserve: Whether observed sites are sampled. Deterministic sites and factors are
+            observed, too, to Pyro; sampled inside a plate they would gain a dimension.
+
+    Attributes:
+        misfits: The sites that have met a value of another shape.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        enumerated: bool = False,
+        unobserve: bool = False,
+    ) -> None:
+        super().__init__()
+        self.values, self.enumerated, self.unobserve = values, enumerated, unobserve
+        self.misfits: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            if self.unobserve and not is_computed(msg):
+                msg["is_observed"], msg["value"], msg["done"] = False, None, False
+            return
+        if site_is_subsample(msg):
+            return
+        value = self.values.get(msg["name"])
+        if value is None:
+            return
+        shape = msg["fn"].shape()
+        if self.enumerated:
+            shape = shape[max(0, len(shape) - value.dim()) :]
+        if value.shape != shape:
+            self.misfits.add(msg["name"])
+        else:
+            msg["value"], msg["done"] = value, True
+
+
+def is_computed(node: Mapping[str, Any]) -> bool:
+    """Whether an observed site is no datum, but the value of a computation."""
+    return bool(node["infer"].get("_deterministic")) or site_is_factor(node)

@@ -2,12 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.func import vmap
 
@@ -15,7 +12,7 @@ from pyro_nf.model.failures import NUMERICS
 from pyro_nf.model.handlers import Blanks, Unchecked
 from pyro_nf.randomness import kept_random_state
 
-__all__ = ["Given", "Runs", "is_computed"]
+__all__ = ["Many", "Result", "Values"]
 
 Values = dict[str, Tensor]
 Result = tuple[Tensor, Values]  # a number, and values by name
@@ -24,7 +21,7 @@ FEW = 8  # draws of a loop that is not worth halving again, and of a look at wha
 RTOL = 1e-4  # batched and single matrix products round differently; a wrong sum is far off
 
 
-class Runs:
+class Many:
     """A function of one draw, run for many draws.
 
     They run together, by ``torch.func.vmap``: to the function each draw looks as if it were
@@ -156,53 +153,6 @@ class Runs:
         # A random number that vmap does not know of would be the same in all draws.
         varies, still = bool((one != one[:1]).any()), bool((other == other[:1]).all())
         return not (varies and still)
-
-
-class Given(Messenger):
-    """Gives latent sites their values, where the shapes agree; else they are sampled.
-
-    Arguments:
-        values: The values by site.
-        enumerated: Whether the shapes may begin with dimensions of enumerated sites.
-        unobserve: Whether observed sites are sampled. Deterministic sites and factors are
-            observed, too, to Pyro; sampled inside a plate they would gain a dimension.
-
-    Attributes:
-        misfits: The sites that have met a value of another shape.
-    """
-
-    def __init__(
-        self,
-        values: Mapping[str, Tensor],
-        enumerated: bool = False,
-        unobserve: bool = False,
-    ) -> None:
-        super().__init__()
-        self.values, self.enumerated, self.unobserve = values, enumerated, unobserve
-        self.misfits: set[str] = set()
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"]:
-            if self.unobserve and not is_computed(msg):
-                msg["is_observed"], msg["value"], msg["done"] = False, None, False
-            return
-        if site_is_subsample(msg):
-            return
-        value = self.values.get(msg["name"])
-        if value is None:
-            return
-        shape = msg["fn"].shape()
-        if self.enumerated:
-            shape = shape[max(0, len(shape) - value.dim()) :]
-        if value.shape != shape:
-            self.misfits.add(msg["name"])
-        else:
-            msg["value"], msg["done"] = value, True
-
-
-def is_computed(node: Mapping[str, Any]) -> bool:
-    """Whether an observed site is no datum, but the value of a computation."""
-    return bool(node["infer"].get("_deterministic")) or site_is_factor(node)
 
 
 def _foreign_random_state() -> str:

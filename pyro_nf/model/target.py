@@ -11,9 +11,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
 
-__all__ = ["LogDensity", "Target", "plate_nesting", "scored", "takes_particles"]
-
-LogDensity = Callable[[Tensor], Tensor]
+__all__ = ["Target", "plate_nesting", "takes_particles"]
 
 PLATE = "_pyro_nf_target"
 
@@ -112,15 +110,6 @@ class Target:
         except Exception:  # a user's code under a plate that it did not foresee
             return False
         return together.shape == singly.shape and torch.allclose(together, singly, rtol=1e-4)
-
-
-@torch.enable_grad()
-def scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
-    """A log density at the rows of u, and its gradients there."""
-    u = u.detach().requires_grad_()
-    value = log_density(u)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
-    return value.detach(), gradient
 
 
 def plate_nesting(

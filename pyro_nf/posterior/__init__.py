@@ -1,1 +1,24 @@
-"""What to do with a trained guide."""
+"""What to do with a trained guide: draws, predictions, a verdict, tables, pictures, files.
+
+`Posterior` takes any trained guide of Pyro's. Each thing that it can do is a file of its own, a
+function of `Joint`: model and guide with their data, seen one draw at a time. Knows no training.
+
+    posterior.py      the class that users hold
+    joint.py          model and guide together, one draw at a time
+    guide_density.py  the log density of a guide at any values
+    prediction.py     posterior predictive draws, also on new data
+    evidence.py       the log evidence of rows
+    diagnosis.py      what is found about a posterior, and the verdict
+    missed_mass.py    a search for mass that the draws have not met
+    chain_drift.py    how far chains of the posterior move away from the draws
+    summary.py        tables
+    export.py         draws as ArviZ takes them
+    saving.py         what a file keeps
+    plots.py          pictures
+    figures.py        what the pictures share
+"""
+
+from pyro_nf.posterior import plots as plots
+from pyro_nf.posterior.posterior import Posterior as Posterior
+from pyro_nf.posterior.summary import Summary as Summary
+from pyro_nf.posterior.summary import components as components

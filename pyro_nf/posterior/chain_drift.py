@@ -5,12 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.guides.auto_flow import AutoFlowGuide
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import Target
+from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.model import NUMERICS, Target
 from pyro_nf.posterior.diagnosis import STILL
 from pyro_nf.posterior.joint import Joint
-from pyro_nf.sampling.chains import chains
+from pyro_nf.sampling import chains
 
 __all__ = ["drift"]
 

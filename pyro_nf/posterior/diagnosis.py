@@ -4,53 +4,26 @@ import math
 from dataclasses import dataclass
 
 import torch
-from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
+
+from pyro_nf.sampling import smooth, threshold
 
 __all__ = [
     "FEW",
     "STILL",
     "Diagnosis",
-    "Smoothed",
     "check_count",
     "diagnose",
-    "resampled",
-    "smooth",
-    "threshold",
 ]
 
 MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
-MIN_TAIL = 5  # weights above the cutoff that a Pareto fit needs
 GOOD = 0.5  # the weights have a finite variance below
 EVEN = 0.99  # effective share of weights so alike that a usable guide is good
 NEAR = 0.95  # the same for a poor guide to be usable
 FEW = 0.5  # effective share below which the draws are not the posterior's, whatever their tail is
-USABLE = 0.7  # smoothed weights still work below
-FLAT = 1e-3  # weights which differ by less than this are all the same, but for rounding
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
 STILL = 0.09  # standard deviations by which chains may move a marginal, half of it their noise
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
-
-
-@dataclass(frozen=True)
-class Smoothed:
-    """Pareto-smoothed importance weights.
-
-    Attributes:
-        log_weights: The normalized log weights, the largest ones replaced by the quantiles of
-            the Pareto distribution fitted to them; with shape ``(n,)``.
-        k_hat: The tail index of that distribution.
-        cutoff: The raw log weight above which weights are smoothed.
-        scale: The scale of the Pareto distribution of weight less ``exp(cutoff)``, relative to
-            the largest weight.
-        tail: How many weights are smoothed.
-    """
-
-    log_weights: Tensor
-    k_hat: float
-    cutoff: float
-    scale: float
-    tail: int
 
 
 @dataclass(frozen=True)
@@ -176,11 +149,6 @@ def diagnose(
     )
 
 
-def threshold(n: int) -> float:
-    """The largest k-hat of n draws at which smoothed weights are of use."""
-    return min(1 - 1 / math.log10(n), USABLE) if n > 1 else 0.0
-
-
 def check_count(n: int) -> None:
     """Refuse numbers of draws that are too small to judge from."""
     if n < MIN_DRAWS:
@@ -224,62 +192,3 @@ def _advice(verdict: str, k_hat: float, missed: float, nonfinite: float, infinit
         else "a few draws outweigh all others: the guide is far from the posterior; train for more "
         'steps, and look at posterior.plot("loss")'
     )
-
-
-def smooth(log_weights: Tensor) -> Smoothed:
-    """Pareto-smoothed importance weights.
-
-    The M = min(n / 5, 3 sqrt(n)) largest weights are replaced by the expected order statistics
-    of a generalized Pareto distribution, fitted by the method of Zhang and Stephens with a weak
-    prior towards k = 0.5.
-
-    References:
-        Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
-        https://arxiv.org/abs/1507.02646
-
-    Arguments:
-        log_weights: Finite log weights, or minus infinity, with shape ``(n,)``.
-    """
-    log_weights = log_weights.detach().double().cpu()
-    n = len(log_weights)
-    top = log_weights.max()
-    order = log_weights.argsort()
-    sizes = (log_weights - top)[order]
-    count = math.ceil(min(n / 5, 3 * math.sqrt(n)))
-    least = math.log(torch.finfo(torch.float64).tiny)  # smaller weights are no numbers any more
-    cutoff = max(float(sizes[max(n - count - 1, 0)]), least)
-    tail = int((sizes > cutoff).sum())
-    plain = log_weights - log_weights.logsumexp(0)
-    if float(torch.exp(sizes).mean()) > 1 - FLAT or tail == 0:
-        return Smoothed(plain, -math.inf, cutoff + float(top), 0.0, 0)  # bounded, and there
-    if tail < MIN_TAIL:
-        return Smoothed(plain, math.inf, cutoff + float(top), 0.0, 0)
-    excess = torch.exp(sizes[-tail:]) - math.exp(cutoff)
-    k, sigma = map(float, fit_generalized_pareto(excess))
-    if not (math.isfinite(k) and sigma > 0):
-        return Smoothed(plain, math.inf, cutoff + float(top), 0.0, 0)
-    probability = (torch.arange(tail, dtype=torch.float64) + 0.5) / tail
-    quantiles = -torch.log1p(-probability)
-    if abs(k) > torch.finfo(torch.float64).eps:
-        quantiles = torch.expm1(k * quantiles) / k
-    smoothed = sizes.clone()
-    smoothed[-tail:] = torch.log(sigma * quantiles + math.exp(cutoff)).clamp_max(0.0)
-    result = torch.empty_like(smoothed)
-    result[order] = smoothed
-    result = result - result.logsumexp(0)
-    return Smoothed(result, k, cutoff + float(top), sigma, tail)
-
-
-def resampled(log_weights: Tensor, n: int) -> Tensor:
-    """Indices of n draws, chosen in proportion to their smoothed weights, in random order.
-
-    Systematic resampling: one random number places n equidistant pointers, so that a draw comes
-    as often as its weight asks for, to within one.
-    """
-    usable = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
-    if bool((usable == -torch.inf).all()):
-        raise ValueError("no draw has a finite weight, so there is none to keep; see diagnose()")
-    total = smooth(usable).log_weights.exp().cumsum(0)
-    shift = torch.rand((), dtype=torch.float64)
-    pointers = (torch.arange(n, dtype=torch.float64) + shift) * (total[-1] / n)
-    return torch.searchsorted(total, pointers)[torch.randperm(n)]

@@ -10,9 +10,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyro_nf.guides.amortized import AmortizedFlowGuide
-from pyro_nf.model.enumeration import Contraction
-from pyro_nf.model.many import Result, Runs, Values
+from pyro_nf.guides import AmortizedFlowGuide
+from pyro_nf.model import Contraction, Many, Result, Values
 from pyro_nf.posterior.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
 
@@ -73,7 +72,7 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
             traces = _traces(joint, plate, *chunk)
             _check_rows(_of_rows(traces[0], plate), min(FEW, rows), plate)
         cells = min(FEW, rows) * chunk_size(_values(traces))
-        runs = Runs(one, min(n, cells), random=True, finish=finish)
+        runs = Many(one, min(n, cells), random=True, finish=finish)
         step = max(1, cells // n)
         for start in range(0, rows, step):
             chunk = _cut(data, rows, start, start + step)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_nf.model.many import Runs, Values
+from pyro_nf.model import Many, Values
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.prediction import predict
 
@@ -53,7 +53,7 @@ def _groups(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> dict[
     """Values by group and site."""
     groups: dict[str, Values] = {"posterior": dict(values)}
     with joint.scope():
-        runs = Runs(joint.detail, joint.chunk, random=bool(joint.from_prior), tolerant=True)
+        runs = Many(joint.detail, joint.chunk, random=bool(joint.from_prior), tolerant=True)
         detail = runs(len(log_p), values)[1]
     for key, value in detail.items():
         group, _, name = key.partition("/")

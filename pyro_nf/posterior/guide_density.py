@@ -9,7 +9,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_nf.model.many import Given, Result, Runs, Values
+from pyro_nf.model import Given, Many, Result, Values
 from pyro_nf.posterior.joint import Joint, is_latent, log_prob_sum
 
 __all__ = ["as_batch", "check_width", "log_density"]
@@ -104,7 +104,7 @@ def _of_part(joint: Joint, values: Values, guide: Callable[..., Any]) -> Tensor:
         return log_prob_sum(trace), {}
 
     count = len(next(iter(values.values())))
-    return Runs(one, joint.chunk)(count, given)[0]
+    return Many(one, joint.chunk)(count, given)[0]
 
 
 def _of_vector(joint: Joint, values: Values, guide: AutoContinuous) -> Tensor:

@@ -13,8 +13,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_sub
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.model.enumeration import Contraction
-from pyro_nf.model.many import Given, Result, Values, is_computed
+from pyro_nf.model import Contraction, Given, Result, Values, is_computed
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]

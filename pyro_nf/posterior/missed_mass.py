@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.func import grad, grad_and_value, jacrev
 
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.many import Result, Runs, Values
+from pyro_nf.model import NUMERICS, Many, Result, Values
 from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint
-from pyro_nf.sampling.summits import MAX_DIM, Summits, find_summits, scattered
+from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered
 
 __all__ = ["missed_mass"]
 
@@ -54,7 +53,7 @@ class _Space:
         return values, total
 
 
-def missed_mass(joint: Joint, model: Runs, values: Values, log_p: Tensor, log_q: Tensor) -> float:
+def missed_mass(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor) -> float:
     """The share of the posterior's mass that the draws of the guide do not stand for.
 
     Climbs on the posterior's density start from the prior and from far around the draws. Normal
@@ -95,8 +94,8 @@ def missed_mass(joint: Joint, model: Runs, values: Values, log_p: Tensor, log_q:
     log_r = summits.log_density(torch.cat([u, points]))
     share = len(u) / len(log_p)
     log_mixture = torch.logaddexp(log_q + math.log(share), log_r + math.log(1 - share))
-    old, old_error = _evidence((log_p - log_q)[: len(u)])
-    new, new_error = _evidence(log_p - log_mixture)
+    old, old_error = log_mean((log_p - log_q)[: len(u)])
+    new, new_error = log_mean(log_p - log_mixture)
     sure = new - old > SURE * math.hypot(old_error, new_error)
     return -math.expm1(old - new) if sure else 0.0
 
@@ -115,8 +114,8 @@ def _summits(joint: Joint, space: _Space, u: Tensor) -> Summits | None:
     def bend(row: Values) -> Result:
         return row["u"].sum(), {"hessian": jacrev(grad(target))(row["u"])}
 
-    climb = Runs(slope, joint.chunk, tolerant=True)
-    curve = Runs(bend, max(1, joint.chunk // space.dim), tolerant=True)
+    climb = Many(slope, joint.chunk, tolerant=True)
+    curve = Many(bend, max(1, joint.chunk // space.dim), tolerant=True)
 
     climb(2, {"u": u[:2]})  # here the numerics hold, and whether draws run together is found
     if not climb.vectorized:
@@ -151,16 +150,8 @@ def _starts(joint: Joint, space: _Space, u: Tensor) -> Tensor:
         return u.new_zeros(()), {name: nodes[name]["value"] for name in joint.latents}
 
     try:
-        drawn = space.pack(Runs(prior, joint.chunk, random=True)(near)[1])
+        drawn = space.pack(Many(prior, joint.chunk, random=True)(near)[1])
     except Exception:  # a prior that cannot be drawn from, or draws on which the model fails
         drawn = anywhere
     good = drawn.isfinite().all(-1, keepdim=True)
     return torch.cat([around, torch.where(good, drawn, anywhere)])
-
-
-def _evidence(log_weights: Tensor) -> tuple[float, float]:
-    """The log of the mean weight, and its standard error."""
-    usable = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
-    weights = torch.exp(usable - usable.max())
-    error = float(weights.std() / weights.mean()) / math.sqrt(len(weights))
-    return float(weights.mean().log() + usable.max()), error

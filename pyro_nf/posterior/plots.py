@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf.posterior.diagnosis import GOOD, smooth, threshold
+from pyro_nf.posterior.diagnosis import GOOD
 from pyro_nf.posterior.figures import (
     BENEATH,
     INK,
@@ -23,6 +23,7 @@ from pyro_nf.posterior.figures import (
     new_figure,
 )
 from pyro_nf.posterior.summary import components
+from pyro_nf.sampling import smooth, threshold
 
 __all__ = ["density", "draw", "khat", "loss", "pairs"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_nf.files import write
-from pyro_nf.guides.auto_flow import AutoFlowGuide
-from pyro_nf.model.many import Runs, Values
+from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.model import Many, Values
 from pyro_nf.posterior import plots
 from pyro_nf.posterior.chain_drift import drift
-from pyro_nf.posterior.diagnosis import FEW, Diagnosis, check_count, diagnose, resampled
+from pyro_nf.posterior.diagnosis import FEW, Diagnosis, check_count, diagnose
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
 from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
@@ -23,6 +23,7 @@ from pyro_nf.posterior.missed_mass import missed_mass
 from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.summary import Summary, summarize
+from pyro_nf.sampling import resampled
 
 __all__ = ["Posterior"]
 
@@ -79,8 +80,8 @@ class Posterior:
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
         self._joint = joint = Joint(model, guide, args, kwargs)
-        self._guide = Runs(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)
-        self._model = Runs(
+        self._guide = Many(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)
+        self._model = Many(
             joint.score,
             joint.chunk,
             random=bool(joint.from_prior),

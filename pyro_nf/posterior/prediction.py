@@ -12,8 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_nf.guides.amortized import AmortizedFlowGuide
-from pyro_nf.model.many import Result, Runs, Values
+from pyro_nf.guides import AmortizedFlowGuide
+from pyro_nf.model import Many, Result, Values
 from pyro_nf.posterior.joint import Joint, chunk_size, log_prob_sum
 from pyro_nf.randomness import kept_random_state
 
@@ -32,7 +32,7 @@ def draws_for(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str, An
                 joint.draw(args, kwargs)
         except Exception:  # whatever a guide makes of data of another size
             args, kwargs, dropped = joint.args, joint.kwargs, _amortized(joint)
-        values = Runs(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)(n)[1]
+        values = Many(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)(n)[1]
     return {name: value for name, value in values.items() if name not in dropped}
 
 
@@ -70,7 +70,7 @@ def predict(
         def one(row: Values) -> Result:
             return torch.zeros((), dtype=torch.float64), joint.predict(row, args, kwargs)[0]
 
-        runs = Runs(one, chunk_size([*example.values(), *row.values()]), random=True)
+        runs = Many(one, chunk_size([*example.values(), *row.values()]), random=True)
         return runs(n, values)[1]
 
 

@@ -13,9 +13,8 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from torch import Tensor, nn
 
 from pyro_nf.files import VERSION, read
-from pyro_nf.guides.auto_flow import AutoFlowGuide
-from pyro_nf.model.failures import patiently
-from pyro_nf.model.sites import feasible
+from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.model import feasible, patiently
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.randomness import kept_random_state
 

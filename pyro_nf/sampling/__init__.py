@@ -1,1 +1,28 @@
-"""What a log density tells without training."""
+"""What a log density tells before, and after, a flow is trained on it.
+
+A normal approximation is where a guide starts; modes say whether one start is enough; chains draw
+in a flow's coordinates; importance weights say what draws are worth. Knows no guide and no
+training.
+
+    normal.py      the normal approximation with the best bound
+    modes.py       many climbs, the summits they reach, draws of a posterior of several
+    chains.py      Hamiltonian Monte Carlo, many short chains side by side
+    importance.py  Pareto-smoothed weights, k-hat, resampling
+"""
+
+from pyro_nf.sampling.chains import SETTLING as SETTLING
+from pyro_nf.sampling.chains import chains as chains
+from pyro_nf.sampling.importance import USABLE as USABLE
+from pyro_nf.sampling.importance import effective_share as effective_share
+from pyro_nf.sampling.importance import log_mean as log_mean
+from pyro_nf.sampling.importance import resampled as resampled
+from pyro_nf.sampling.importance import smooth as smooth
+from pyro_nf.sampling.importance import threshold as threshold
+from pyro_nf.sampling.modes import MAX_DIM as MAX_DIM
+from pyro_nf.sampling.modes import Summits as Summits
+from pyro_nf.sampling.modes import explore as explore
+from pyro_nf.sampling.modes import find_summits as find_summits
+from pyro_nf.sampling.modes import scattered as scattered
+from pyro_nf.sampling.normal import Coordinates as Coordinates
+from pyro_nf.sampling.normal import find_coordinates as find_coordinates
+from pyro_nf.sampling.normal import lower as lower

@@ -6,10 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_nf.engines.graph import traced_scores
-from pyro_nf.flows.flow import Flow, through
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import LogDensity
+from pyro_nf.flows import Flow
+from pyro_nf.model import NUMERICS, LogDensity, through, traced_scores
 
 __all__ = ["chains"]
 

@@ -10,13 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nf.flows.flow import Flow
-from pyro_nf.flows.nets import Given
-from pyro_nf.flows.triangular import solved, times
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.target import LogDensity, scored
+from pyro_nf.model import NUMERICS, LogDensity, scored
+from pyro_nf.sampling.importance import effective_share
 
-__all__ = ["Coordinates", "Whiten", "find_coordinates", "lower"]
+__all__ = ["Coordinates", "find_coordinates", "lower"]
 
 MAX_DENSE = 500  # dimensions up to which a full covariance pays
 LOOKS = 100  # points to look at for one of positive density
@@ -47,64 +44,6 @@ class Coordinates(NamedTuple):
     scale_tril: Tensor
     elbo: float
     ess: float
-
-
-class Whiten(Given, Flow):
-    r"""The map from whitened coordinates back to the model's; fixed, and the identity at first.
-
-    .. math:: y = \mu + L x, \qquad \log \det = \sum_i \log L_{ii}
-
-    Arguments:
-        dim: The dimension :math:`D`.
-    """
-
-    is_linear = True
-    shift: Tensor | None
-    scale: Tensor | None
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        self.register_buffer("shift", None)
-        self.register_buffer("scale", None)
-
-    def set(self, shift: Tensor, scale: Tensor) -> None:
-        """Use the coordinates in which N(shift, L L') is standard normal.
-
-        Arguments:
-            shift: With shape ``(D,)``.
-            scale: L, with shape ``(D, D)``, or its diagonal, with shape ``(D,)``.
-        """
-        self.shift, self.scale = shift, scale
-
-    def forward_and_log_det(
-        self, x: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if self.shift is None or self.scale is None:
-            return x, x.new_zeros(x.shape[:-1])
-        scaled = self.scale * x if self.scale.dim() == 1 else times(self.scale, x)
-        return self.shift + scaled, self._log_det(x)
-
-    def inverse_and_log_det(
-        self, y: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if self.shift is None:
-            return y, y.new_zeros(y.shape[:-1])
-        return self._solved(y - self.shift), -self._log_det(y)
-
-    def forward_and_score(
-        self, x: Tensor, score: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        score = score if self.scale is None else self._solved(score, transposed=True)
-        return *self.forward_and_log_det(x), score
-
-    def _solved(self, x: Tensor, transposed: bool = False) -> Tensor:
-        assert self.scale is not None  # the callers have looked
-        return x / self.scale if self.scale.dim() == 1 else solved(self.scale, x, transposed)
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        assert self.scale is not None  # the callers have looked
-        scale = self.scale if self.scale.dim() == 1 else self.scale.diagonal()
-        return scale.log().sum().expand(x.shape[:-1])
 
 
 def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> Coordinates | None:
@@ -240,7 +179,9 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator
             rate = min(RATE, 1.5 * rate)
             idle = 0 if elbo > best.elbo + IDLE else idle + 1
             if elbo > best.elbo:
-                best = Coordinates(shift, tril, elbo, _share(value + z.square().sum(-1) / 2))
+                best = Coordinates(
+                    shift, tril, elbo, effective_share(value + z.square().sum(-1) / 2)
+                )
             # Where the scale has been shrunk, weights are alike for being near each other.
             if (best.ess > GOOD and not shrunk) or idle == 3:
                 yield best
@@ -259,12 +200,6 @@ def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
         return u.new_full(u.shape[:1], -math.inf), torch.zeros_like(u)
     fine = bool(value.isfinite().all()) and bool(gradient.isfinite().all())
     return (value if fine else torch.full_like(value, -math.inf)), gradient
-
-
-def _share(log_weights: Tensor) -> float:
-    """The effective share of draws with these weights."""
-    count = torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0))
-    return float(count) / len(log_weights)
 
 
 def _moved(

@@ -11,11 +11,14 @@ from pyro.infer.autoguide import init_to_value
 from torch.distributions import constraints
 
 from pyro_nf import AutoFlowGuide, Flow, fit, make_flow
-from pyro_nf.engines.graph import quick, tidy, traced, work
+from pyro_nf.engines.backends import quick
+from pyro_nf.engines.graph import tidy
 from pyro_nf.engines.record import record
+from pyro_nf.engines.tracing import traced
 from pyro_nf.fitting.chain_pool import AGAIN, Pool, pool_of
 from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.step import Step
+from pyro_nf.model.log_density import work
 from pyro_nf.model.target import Target
 from pyro_nf.sampling.chains import chains
 from pyro_nf.sampling.modes import explore

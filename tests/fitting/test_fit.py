@@ -27,8 +27,8 @@ from torch import nn
 
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
-from pyro_nf.fitting.fit import LR, FitError
-from pyro_nf.fitting.run import SHRINK, Run
+from pyro_nf.fitting.fit import LR
+from pyro_nf.fitting.run import SHRINK, FitError, Run
 from pyro_nf.fitting.step import Step
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])

@@ -16,7 +16,7 @@ from pyro.infer.autoguide import init_to_value
 from torch.distributions import constraints
 
 from pyro_nf import AutoFlowGuide, Chain, FlowDistribution, fit, flow_names, make_flow
-from pyro_nf.sampling.normal import Whiten
+from pyro_nf.guides.layers import Whiten
 
 DOUBLE = torch.float64
 DIM = 3

@@ -12,11 +12,11 @@ from pyro.infer.reparam import NeuTraReparam
 
 from pyro_nf.fitting.chain_pool import pool_of
 from pyro_nf.fitting.fit import fit
-from pyro_nf.flows.flow import through
 from pyro_nf.guides import find_hierarchy as module
 from pyro_nf.guides.auto_flow import AutoFlowGuide
 from pyro_nf.guides.find_hierarchy import find_ties, untied
 from pyro_nf.guides.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
+from pyro_nf.model.log_density import through
 from pyro_nf.model.target import Target
 from pyro_nf.posterior.posterior import Posterior
 from pyro_nf.sampling.normal import Coordinates

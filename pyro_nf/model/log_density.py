@@ -1,0 +1,75 @@
+"""A log density over vectors: its gradients, its cost, itself in a flow's coordinates."""
+
+import math
+from collections.abc import Callable
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_nf.engines import NothingLeavesTheGraph, record, traced
+from pyro_nf.flows import Flow
+
+__all__ = ["LogDensity", "scored", "through", "traced_scores", "work"]
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+@torch.enable_grad()
+def scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """A log density at the rows of u, and its gradients there."""
+    u = u.detach().requires_grad_()
+    value = log_density(u)
+    (gradient,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), gradient
+
+
+def through(flow: Flow, log_density: LogDensity) -> LogDensity:
+    """The log density of x, of which a flow makes u."""
+
+    def pulled_back(x: Tensor) -> Tensor:
+        u, log_det = flow.forward_and_log_det(x)
+        return log_density(u) + log_det
+
+    return pulled_back
+
+
+def traced_scores(
+    log_density: LogDensity, example: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A log density at the rows of a tensor and its gradients, by the quick engine if it can be.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
+        example: Points; all others come in the same number.
+    """
+
+    def together(u: Tensor) -> Tensor:
+        value, gradient = scored(log_density, u)
+        return torch.cat([value.unsqueeze(-1), gradient], -1)
+
+    run = traced(together, example)
+
+    def apart(u: Tensor) -> tuple[Tensor, Tensor]:
+        both = run(u)
+        return both[:, 0], both[:, 1:]
+
+    return apart
+
+
+def work(log_density: LogDensity, points: Tensor) -> float:
+    """How many numbers a log density and its gradient compute for a point, on the way.
+
+    Infinite where they cannot be recorded.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
+        points: Some points, with shape ``(n, D)``.
+    """
+    try:
+        with pyro.validation_enabled(False), NothingLeavesTheGraph():
+            nodes = record(lambda u: scored(log_density, u)[1], [points]).graph.nodes
+    except Exception:  # a user's code, of which recording may ask too much
+        return math.inf
+    numbers = sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies"))
+    return numbers / len(points)
