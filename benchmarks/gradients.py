@@ -43,7 +43,7 @@ def trained(model, flow, kind, steps, seed):
 
 def noise(model, guide):
     """The trace of the covariance of each kind of gradient, where the guide is."""
-    target = Target(guide)
+    target = Target.of(guide)
     options = {"vectorize_particles": target.vectorized, "max_plate_nesting": target.nesting}
     found = {}
     for kind in KINDS:

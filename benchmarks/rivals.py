@@ -60,7 +60,7 @@ def trained(model, make, seconds):
     pyro.clear_param_store()
     guide = make(model)
     guide()
-    target = Target(guide)
+    target = Target.of(guide)
     elbo = Trace_ELBO(
         num_particles=PARTICLES,
         vectorize_particles=target.vectorized,

@@ -88,4 +88,11 @@ def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
             same = torch.allclose(engine([other]), function(other), rtol=1e-4, equal_nan=True)
     except Exception:  # a user's code, of which tracing may ask too much
         return function
-    return (lambda value: engine([value])) if same else function
+
+    def run(value: Tensor) -> Tensor:
+        try:
+            return engine([value])
+        except RuntimeError:  # for some rows, which the function may tell from the others
+            return function(value)
+
+    return run if same else function

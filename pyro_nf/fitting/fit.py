@@ -153,7 +153,7 @@ def fit(
         target, effort = None, 0.0
         if elbo is None and isinstance(guide, AutoContinuous):
             guide(*args, **kwargs)  # set up
-            target = Target(guide, args, kwargs)
+            target = Target.of(guide, args, kwargs)
             effort = work(target, target.start.expand(2, -1)) if target.vectorized else 0.0
         if isinstance(guide, AutoFlowGuide) and new and saved is None:
             with tqdm(desc="warm start", disable=not progress, leave=False):
@@ -246,7 +246,8 @@ def _default_elbo(
 ) -> ELBO:
     """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
     if target is not None:
-        vectorize, nesting = target.vectorized, target.nesting
+        nesting = plate_nesting(model, guide, args, kwargs)
+        vectorize = target.vectorized and takes_particles(model, guide, nesting, args, kwargs)
     else:
         nesting = plate_nesting(model, guide, args, kwargs)
         parts = guide.modules() if isinstance(guide, nn.Module) else ()
@@ -254,7 +255,9 @@ def _default_elbo(
             particles = particles or 1  # there is one for each row
         vectorize = takes_particles(model, guide, nesting, args, kwargs)
     affordable = max(FEW_PARTICLES, min(PARTICLES, int(PARTICLES * CHEAP / max(effort, 1))))
-    count = particles or (affordable if vectorize else SINGLE_PARTICLES)
+    count = particles or (
+        affordable if vectorize or (target and target.vectorized) else SINGLE_PARTICLES
+    )
     # With one particle Pyro adds no plate, and counts none.
     return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
 

@@ -11,6 +11,7 @@ know which guide it is asks the guide.
     hierarchy.py       normal latents by what is left of them once their parents are known
     find_hierarchy.py  which latents are normal given others
     plates.py          the rows of a plate, and how their latents pack
+    supports.py        supports that depend on other latents
     features.py        a context that is a linear function of features
     param_store.py     a guide's entries in Pyro's parameter store
 """

@@ -140,7 +140,9 @@ class AmortizedFlowGuide(FlowGuide):
             trace = poutine.trace(hidden).get_trace(*args, **kwargs)
             self._check_sites(model, trace, args, kwargs)
             rows = local_plates(trace)
-            latent_sites.check(model, trace, args, kwargs, [frame.name for frame in rows])
+            names = [frame.name for frame in rows]
+            for name in latent_sites.check(model, trace, args, kwargs, names):
+                latent_sites.refuse_dependent(name, trace.nodes[name]["fn"].support)
             self._rows = rows
             self._parts, loc = parts_of(trace, rows)
             if self.master is not None:

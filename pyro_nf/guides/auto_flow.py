@@ -1,6 +1,6 @@
 """The guide: a Pyro autoguide whose posterior is a normalizing flow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -17,7 +17,8 @@ from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
-from pyro_nf.model import NUMERICS, Target, sites
+from pyro_nf.guides.supports import DependentSupports
+from pyro_nf.model import Target, sites
 from pyro_nf.sampling import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
@@ -75,6 +76,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
     """
 
     flow: Stack
+    _supports: DependentSupports | None = None  # where supports are not fixed
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
                     if self.prototype_trace is not None:  # None: the model itself has raised
                         sites.explain(self.prototype_trace, error)
                     raise
-                sites.check(self.model, self.prototype_trace, args, kwargs)
+                dependent = sites.check(self.model, self.prototype_trace, args, kwargs)
                 sites.prune(self.prototype_trace)
                 loc = self._init_loc()
             flow = make_flow(self._flow_spec[0], self.latent_dim)
@@ -127,9 +129,28 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             self._warn_of(Chain(stack.learned))
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
+            if dependent:
+                self._supports = DependentSupports(self._unconstrained_shapes)
         except BaseException:
             self.prototype_trace = None  # a guide half set up would fail elsewhere, without a word
             raise
+
+    def _ask(self, args: Any, kwargs: Any) -> None:
+        """Ask the model for the supports that depend on other latents, with these arguments."""
+        if self._supports is not None:
+            self._supports.ask(self.model, args, kwargs, self._init_loc())
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """A draw of the latents, by site."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        self._ask(args, kwargs)
+        drawn: dict[str, Tensor] = super().forward(*args, **kwargs)
+        return drawn
+
+    def _unpack_latent(self, latent: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        found = super()._unpack_latent(latent)
+        return found if self._supports is None else self._supports(latent, found)
 
     def warm_start(self, *args: Any, **kwargs: Any) -> "AutoFlowGuide":
         r"""Move the guide to coordinates in which the posterior is nearly standard normal.
@@ -156,21 +177,13 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             The guide itself.
         """
         self.setup(*args, **kwargs)
-        try:
-            target = Target(self, args, kwargs)
-        except NUMERICS:  # numerics that fail at the start
-            return self
-        self.whiten(target)
+        self.whiten(Target.of(self, args, kwargs))
         return self
 
     def whiten(self, target: Target) -> None:
         """The same, for a posterior whose density is at hand."""
-        try:
-            start = self._init_loc().detach()
-            scale = torch.full_like(start, self._init_scale)
-            found = None if target.random else find_coordinates(target, start, scale)
-        except NUMERICS:  # numerics that fail here and there
-            found = None
+        scale = torch.full_like(target.start, self._init_scale)
+        found = None if target.random else find_coordinates(target, target.start, scale)
         if found is not None:
             found = untied(target, self.hierarchy, found)
             self.flow.move(found.shift, found.scale_tril)
@@ -234,6 +247,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             For each site a tensor of shape ``(len(quantiles), *shape)``.
         """
         self.setup(*args, **kwargs)
+        self._ask(args, kwargs)
         like = next(self.flow.parameters())
         wanted = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
         if wanted.dim() != 1 or not bool(((wanted >= 0) & (wanted <= 1)).all()):

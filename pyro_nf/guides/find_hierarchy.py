@@ -15,7 +15,7 @@ from torch.distributions import (
 )
 
 from pyro_nf.guides.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
-from pyro_nf.model import NUMERICS, LogDensity, Target, through
+from pyro_nf.model import LogDensity, Many, Result, Target, Values, through
 from pyro_nf.sampling import Coordinates, find_coordinates, lower
 
 __all__ = ["find_ties", "untied"]
@@ -55,14 +55,11 @@ def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordina
         return found
     hierarchy.set(ties)
     slope = torch.autograd.functional.jacobian(hierarchy.inv, found.shift)
-    try:
-        free = find_coordinates(
-            through(hierarchy, target),
-            hierarchy.inv(found.shift),
-            lower(slope @ found.scale_tril),
-        )
-    except NUMERICS:  # of the model, out there
-        free = None
+    free = find_coordinates(
+        through(hierarchy, target),
+        hierarchy.inv(found.shift),
+        lower(slope @ found.scale_tril),
+    )
     if free is not None and free.elbo > found.elbo:
         return free
     hierarchy.set([])
@@ -92,26 +89,32 @@ def find_ties(target: Target, point: Tensor) -> list[Ties]:
     noise = torch.randn(CHECKS, dim, generator=generator, dtype=torch.float64).to(point)
     eye = torch.eye(dim).to(point)
     steps = torch.cat([torch.zeros_like(noise[:1]), eye, -eye, noise])
-    try:
-        with torch.no_grad():
-            families = list(_families(target, point + steps))
-        generations = _generations(steps, point, families)
-        return _completed(target, point, generations)
-    except NUMERICS:  # of the model, out there
-        return []
+    with torch.no_grad():
+        families = list(_families(target, point + steps))
+    generations = _generations(steps, point, families)
+    return _completed(target, point, generations)
 
 
 def _families(target: Target, u: Tensor) -> Iterator[_Family]:
-    nodes = target.trace(u.reshape(len(u), *(1,) * target.nesting, -1)).nodes
-    end = 0
-    for site, free in target.guide._unpack_latent(u[0]):
-        begin, end = end, end + free.numel()
-        node = nodes[site["name"]]
-        normal = _normal(node["fn"])
-        if normal is not None:
-            shape = node["value"].shape
-            parts = normal.loc.expand(shape), normal.scale.log().expand(shape)
-            yield _Family([*range(begin, end)], *(part.reshape(len(u), -1) for part in parts))
+    """The sites that are normal in u, and their parameters at the points u."""
+
+    def parameters(values: Values) -> Result:
+        trace, log_det = target.trace(values["u"])
+        found = {}
+        for name in target.packing:
+            node = trace.nodes[name]
+            normal = _normal(node["fn"])
+            if normal is not None:
+                shape = node["value"].shape
+                found[f"loc/{name}"] = normal.loc.expand(shape).reshape(-1)
+                found[f"log_scale/{name}"] = normal.scale.log().expand(shape).reshape(-1)
+        return log_det, found
+
+    _, values = target.many(Many(parameters, tolerant=True), u)
+    for name, columns in target.packing.columns.items():
+        if f"loc/{name}" in values:
+            parts = values[f"loc/{name}"], values[f"log_scale/{name}"]
+            yield _Family([*range(columns.start, columns.stop)], *parts)
 
 
 def _normal(fn: Distribution) -> Normal | None:

@@ -7,6 +7,7 @@ caught.
 
     target.py       the log density of a model over one unconstrained vector
     log_density.py  any log density: gradients, cost, in a flow's coordinates
+    packing.py      latents as one vector, their supports asked of the run that uses them
     many.py         a function of one draw at many draws, by vmap or in a loop
     handlers.py     values for the sites of a run, and what vmap asks of a user's code
     enumeration.py  discrete sites summed out
@@ -29,6 +30,10 @@ from pyro_nf.model.log_density import work as work
 from pyro_nf.model.many import Many as Many
 from pyro_nf.model.many import Result as Result
 from pyro_nf.model.many import Values as Values
+from pyro_nf.model.packing import Latents as Latents
+from pyro_nf.model.packing import Pack as Pack
+from pyro_nf.model.packing import Packing as Packing
+from pyro_nf.model.packing import Unpack as Unpack
 from pyro_nf.model.sites import feasible as feasible
 from pyro_nf.model.target import Target as Target
 from pyro_nf.model.target import plate_nesting as plate_nesting

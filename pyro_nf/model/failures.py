@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import pyro
 from pyro import poutine
 
-__all__ = ["NUMERICS", "blame", "patiently"]
+__all__ = ["NUMERICS", "blame", "in_a_line", "patiently"]
 
 NUMERICS = (RuntimeError, ValueError, ArithmeticError)
 RUNS = 5  # first runs of a model whose numerics may fail now and then
@@ -53,9 +53,8 @@ def blame(
             except NUMERICS as error:
                 sites = list(tracer.trace.stochastic_nodes + tracer.trace.observation_nodes)
                 after = f"after the site {sites[-1]!r}" if sites else "before its first site"
-                return (
-                    f"the {name} fails {after} with {type(error).__name__}: {_line(error)}. {FIX}"
-                )
+                kind = type(error).__name__
+                return f"the {name} fails {after} with {kind}: {in_a_line(error)}. {FIX}"
             found = _not_finite(tracer.trace)
             if found:
                 return f"the {name}'s site {found}. {FIX}"
@@ -75,11 +74,12 @@ def _not_finite(trace: poutine.Trace) -> str:
         try:
             log_prob = node["fn"].log_prob(node["value"])
         except NUMERICS as error:
-            return f"{name!r} has no density at its value: {_line(error)}"
+            return f"{name!r} has no density at its value: {in_a_line(error)}"
         if not bool(log_prob.isfinite().all()):
             return f"{name!r} has a log density that is not finite, at the value {node['value']}"
     return ""
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """The first line of what an error says."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

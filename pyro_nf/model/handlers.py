@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Binomial, Dirichlet, Distribution
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Blanks", "Given", "Unchecked", "is_computed"]
+__all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed"]
 
 # What makes an empty or zero tensor, which is then written to in place.
 BLANK = {torch.empty, torch.zeros, Tensor.new, Tensor.new_empty, Tensor.new_zeros}
@@ -113,6 +113,22 @@ class Given(Messenger):
             self.misfits.add(msg["name"])
         else:
             msg["value"], msg["done"] = value, True
+
+
+class LastSite(Messenger):
+    """Notes the site that a run has come to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = ""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.name = msg["name"]
+
+    @property
+    def where(self) -> str:
+        """Where the run is, in words."""
+        return f"after the site {self.name!r}" if self.name else "before its first site"
 
 
 def is_computed(node: Mapping[str, Any]) -> bool:

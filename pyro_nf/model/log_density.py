@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, record, traced
 from pyro_nf.flows import Flow
+from pyro_nf.model.failures import NUMERICS
 
 __all__ = ["LogDensity", "scored", "through", "traced_scores", "work"]
 
@@ -17,10 +18,17 @@ LogDensity = Callable[[Tensor], Tensor]
 
 @torch.enable_grad()
 def scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
-    """A log density at the rows of u, and its gradients there."""
+    """A log density at the rows of u, and its gradients there; NaN where these fail."""
     u = u.detach().requires_grad_()
     value = log_density(u)
-    (gradient,) = torch.autograd.grad(value.sum(), u)
+    try:
+        (gradient,) = torch.autograd.grad(value.sum(), u)
+    except NUMERICS:  # of the model, on the way back
+        if len(u) == 1:
+            return value.detach(), torch.full_like(u, torch.nan)
+        parts = [scored(log_density, part) for part in u.detach().chunk(2)]
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
     return value.detach(), gradient
 
 

@@ -1,4 +1,4 @@
-"""Many runs of a model or a guide, each as if it were alone."""
+"""A function of one draw at many draws, each as if it were alone."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -8,43 +8,45 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from pyro_nf.model.failures import NUMERICS
-from pyro_nf.model.handlers import Blanks, Unchecked
+from pyro_nf.model.failures import NUMERICS, in_a_line
+from pyro_nf.model.handlers import Blanks, LastSite, Unchecked
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Many", "Result", "Values"]
 
 Values = dict[str, Tensor]
 Result = tuple[Tensor, Values]  # a number, and values by name
+Backend = Callable[[Callable[[Values], Result], int, Values], Result]
 
 FEW = 8  # draws of a loop that is not worth halving again, and of a look at what is random
 RTOL = 1e-4  # batched and single matrix products round differently; a wrong sum is far off
 
 
 class Many:
-    """A function of one draw, run for many draws.
+    """A function of one draw, at many draws.
 
-    They run together, by ``torch.func.vmap``: to the function each draw looks as if it were
-    alone, so that models need no plate and no broadcasting for it, and no phantom dimension
-    remains. A function that cannot run so (control flow that depends on values, ``.item()``,
-    NumPy), or that gives other numbers then, runs in a loop.
+    They run together, by the first of `BACKENDS` that gives what a loop gives: to the function each
+    draw looks as if it were alone, so that models need no plate and no broadcasting for it, and no
+    phantom dimension remains. What cannot run so (control flow that depends on values, ``.item()``,
+    NumPy), or gives other numbers then, runs in a loop.
 
     Arguments:
         function: From the values of one draw to a number and values by name.
-        chunk: How many draws may run together, for the memory that they take.
+        chunk: How many draws may run together, for the memory that they take; None for all.
         random: Whether the function draws random numbers.
         tolerant: Whether a draw on which the function's numerics fail (a Cholesky factor, say)
-            gives NaN instead of an error, as long as not all do.
+            gives NaN instead of an error.
         finish: What to make of the results of draws that have run together.
 
     Attributes:
         vectorized: Whether draws run together; None before the first.
+        reason: Why they do not, in words.
     """
 
     def __init__(
         self,
         function: Callable[[Values], Result],
-        chunk: int,
+        chunk: int | None = None,
         *,
         random: bool = False,
         tolerant: bool = False,
@@ -53,10 +55,11 @@ class Many:
         self.function, self.chunk, self.finish = function, chunk, finish
         self.random, self.tolerant = random, tolerant
         self.vectorized: bool | None = None
+        self.reason = ""
+        self._backend: Backend | None = None
 
-    @torch.no_grad()
     def __call__(self, count: int, values: Mapping[str, Tensor] | None = None) -> Result:
-        """Run the function `count` times.
+        """The function at `count` draws.
 
         Arguments:
             count: The number of draws.
@@ -67,83 +70,74 @@ class Many:
         """
         values = dict(values or {})
         if self.vectorized is None:
-            self.vectorized = self._can_vectorize(count, values)
+            self.decide(count, values)
         results: list[Result] = []
-        for start in range(0, count, self.chunk):
-            stop = min(start + self.chunk, count)
+        for start in range(0, count, self.chunk or count):
+            stop = min(start + (self.chunk or count), count)
             results += map(self.finish, self._some(stop - start, _rows(values, start, stop)))
-        if all(bool(numbers.isnan().all()) for numbers, _ in results) and self.tolerant:
-            self.function(_rows(values, 0))  # raises what all draws raise
-        return _joined(results)
+        return results[0] if len(results) == 1 else _joined(results)
 
     def _some(self, count: int, values: Values) -> list[Result]:
         """Run a chunk; in halves where one draw fails, so that the others run together."""
-        if not self.vectorized:
-            return [self._loop(count, values)]
+        if self._backend is None:
+            return [by_loop(self.function, count, values, self.tolerant)]
         try:
-            return [self._together(count, values)]
+            return [self._backend(self.function, count, values)]
         except NUMERICS:
             if not self.tolerant:
                 raise
         if count <= FEW:
-            return [self._loop(count, values)]
+            return [by_loop(self.function, count, values, self.tolerant)]
         half = count // 2
         first = self._some(half, _rows(values, 0, half))
         return first + self._some(count - half, _rows(values, half, count))
 
-    def _together(self, count: int, values: Values) -> Result:
-        def one(index: Tensor, row: Values) -> Result:
-            with Blanks(index), Unchecked():
-                return self.function(row)
+    @torch.no_grad()
+    def decide(self, count: int, values: Values) -> bool:
+        """Find out whether a few draws that run together come out as they do one by one.
 
-        with warnings.catch_warnings(), pyro.validation_enabled(False):
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            return vmap(one, randomness="different")(torch.arange(count), values)
-
-    def _loop(self, count: int, values: Values) -> Result:
-        results: list[Result | None] = []
-        for index in range(count):
-            try:
-                results.append(self.function(_rows(values, index)))
-            except NUMERICS:
-                if not self.tolerant:
-                    raise
-                results.append(None)
-        example = next((result for result in results if result is not None), None)
-        if example is None:
-            return torch.full((count,), torch.nan, dtype=torch.float64), {}
-        failed = _failed(example)
-        return _stacked([failed if result is None else result for result in results])
-
-    def _can_vectorize(self, count: int, values: Values) -> bool:
-        """Whether a few draws that run together come out as they do one by one."""
+        With draws on which the function fails nothing can be compared.
+        """
         with kept_random_state():
             for start in range(min(count, FEW)):
                 row = _rows(values, start, start + 1)
                 try:
                     self.function(_rows(row, 0))
-                except NUMERICS:
+                except NUMERICS as error:
                     if not self.tolerant:
                         raise
-                    continue  # with a draw that fails nothing can be compared
+                    self.reason = f"its numerics fail: {in_a_line(error)}"
+                    continue
                 few = FEW if self.random else 2
-                return self._same(few, {k: v.expand(few, *v.shape[1:]) for k, v in row.items()})
-        return False
+                rows = {k: v.expand(few, *v.shape[1:]) for k, v in row.items()}
+                for backend in BACKENDS:
+                    self.reason = self._differs(backend, few, rows)
+                    if not self.reason:
+                        self._backend = backend
+                        break
+                break
+        self.vectorized = self._backend is not None
+        return self.vectorized
 
-    def _same(self, count: int, values: Values) -> bool:
+    def _differs(self, backend: Backend, count: int, values: Values) -> str:
+        """Why draws that run together are not as they are one by one; empty if they are."""
         before = _foreign_random_state()
-        singly = self._loop(count, values)
+        singly = by_loop(self.function, count, values, self.tolerant)
         if before != _foreign_random_state():
-            return False  # draws that run together would share one such number
+            # Draws that run together would share one such number.
+            return "it draws random numbers from NumPy or from Python's random module"
+        last = LastSite()
         try:
-            together = self._together(count, values)
-        except Exception:  # whatever a user's code makes of tensors that are not plain ones
-            return False
+            with last:
+                together = backend(self.function, count, values)
+        except Exception as error:  # a user's code, of tensors that are not plain ones
+            return f"{last.where}: {in_a_line(error)}"
         if singly[1].keys() != together[1].keys():
-            return False
-        pairs = [(singly[0], together[0])]
-        pairs += [(singly[1][name], together[1][name]) for name in singly[1]]
-        return all(self._agree(one, other) for one, other in pairs)
+            return "its sites are not the same in each run"
+        pairs = {"its log density": (singly[0], together[0])}
+        pairs |= {f"its site {n!r}": (value, together[1][n]) for n, value in singly[1].items()}
+        wrong = [name for name, pair in pairs.items() if not self._agree(*pair)]
+        return f"{wrong[0]} comes out different" if wrong else ""
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
         if one.shape != other.shape or one.dtype != other.dtype:
@@ -153,6 +147,40 @@ class Many:
         # A random number that vmap does not know of would be the same in all draws.
         varies, still = bool((one != one[:1]).any()), bool((other == other[:1]).all())
         return not (varies and still)
+
+
+def by_vmap(function: Callable[[Values], Result], count: int, values: Values) -> Result:
+    """All draws at once, by ``torch.func.vmap``."""
+
+    def one(index: Tensor, row: Values) -> Result:
+        with Blanks(index), Unchecked():
+            return function(row)
+
+    with warnings.catch_warnings(), pyro.validation_enabled(False):
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        return vmap(one, randomness="different")(torch.arange(count), values)
+
+
+BACKENDS: tuple[Backend, ...] = (by_vmap,)  # the first that agrees with a loop runs; else the loop
+
+
+def by_loop(
+    function: Callable[[Values], Result], count: int, values: Values, tolerant: bool
+) -> Result:
+    """One draw after the other, NaN for those on which the function's numerics fail."""
+    results: list[Result | None] = []
+    for index in range(count):
+        try:
+            results.append(function(_rows(values, index)))
+        except NUMERICS:
+            if not tolerant:
+                raise
+            results.append(None)
+    example = next((result for result in results if result is not None), None)
+    if example is None:
+        return torch.full((count,), torch.nan, dtype=torch.float64), {}
+    failed = _failed(example)
+    return _stacked([failed if result is None else result for result in results])
 
 
 def _foreign_random_state() -> str:

@@ -1,7 +1,7 @@
 """What a guide asks of a model's latent sites, and the sentence where it is not so."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro import poutine
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
-__all__ = ["check", "explain", "feasible", "has_bijection", "prune", "starting"]
+__all__ = ["check", "explain", "feasible", "has_bijection", "prune", "refuse_dependent", "starting"]
 
 Model = Callable[..., Any]
 
@@ -110,7 +110,7 @@ def check(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     rows: Sequence[str] = (),
-) -> None:
+) -> list[str]:
     """Refuse what would be wrong without a word.
 
     Arguments:
@@ -119,6 +119,9 @@ def check(
         args: What the model takes.
         kwargs: What the model takes.
         rows: The plates whose rows have posteriors of their own, and may be subsampled.
+
+    Returns:
+        The sites whose supports depend on other latent sites.
     """
     sites = dict(trace.iter_stochastic_nodes())
     moved = {}
@@ -141,14 +144,23 @@ def check(
         moved[name] = to_support(free + 1e-3 * (1 + free.abs()))
     rerun = poutine.trace(poutine.condition(model, moved)).get_trace
     again = poutine.block(rerun)(*args, **kwargs).nodes
+    dependent = []
     for name, site in sites.items():
         support = site["fn"].support
-        if name not in again or not _same_support(support, again[name]["fn"].support):
-            raise ValueError(
-                f"the support of the latent site {name!r}, {support}, depends on another latent "
-                "site, and a guide needs a fixed one; sample the site on a fixed support, such "
-                "as the unit interval, and compute its value with pyro.deterministic"
-            )
+        if name not in again or type(support) is not type(again[name]["fn"].support):
+            refuse_dependent(name, support)
+        if not _same_support(support, again[name]["fn"].support):
+            dependent.append(name)
+    return dependent
+
+
+def refuse_dependent(name: str, support: Constraint) -> NoReturn:
+    """Say what to type in place of a support that depends on another latent site."""
+    raise ValueError(
+        f"the support of the latent site {name!r}, {support}, depends on another latent site, and "
+        "the guide needs a fixed one; sample the site on a fixed support, such as the unit "
+        "interval, and compute its value with pyro.deterministic"
+    )
 
 
 def has_bijection(support: Constraint) -> bool:

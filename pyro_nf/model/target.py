@@ -9,46 +9,64 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
-from torch.distributions import biject_to
+
+from pyro_nf.model.many import Many, Result, Values, by_loop
+from pyro_nf.model.packing import Packing, Unpack
 
 __all__ = ["Target", "plate_nesting", "takes_particles"]
 
-PLATE = "_pyro_nf_target"
+PLATE = "_pyro_nf_particles"
 
 
 class Target:
-    r"""The log density :math:`\log p(u, \mathrm{data})` of the latents that a guide packs into u.
+    r"""The log density :math:`\log p(u, \mathrm{data})` of a model's latents, packed into u.
 
-    The Jacobians of the supports are included. Points are evaluated together, under a plate left
-    of the model's own; for a model that this would change, one by one.
+    The Jacobians of the supports are included. Each point is evaluated as if it were alone, many
+    of them together where that can be done. Where the model's numerics fail, its density is NaN.
 
     Arguments:
-        guide: An autoguide that has been set up.
+        model: A Pyro model.
+        packing: Where in u the numbers of each latent site are.
+        start: A point from which to look at it, with shape ``(D,)``.
         args: What the model takes.
         kwargs: What the model takes.
 
     Attributes:
         dim: The dimension D of u.
-        start: A point of positive density, where the guide starts.
-        vectorized: Whether points are evaluated together.
         random: Whether the density is: of a subsample of the data, or of discrete latents that
             the guide does not know.
+        vectorized: Whether points are evaluated together.
+        reason: Why they are not, in words.
     """
 
     def __init__(
         self,
-        guide: AutoContinuous,
+        model: Callable[..., Any],
+        packing: Packing,
+        start: Tensor,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.guide, self.args, self.kwargs = guide, tuple(args), dict(kwargs or {})
-        self.dim: int = guide.latent_dim
-        self.vectorized = False
-        start = self.start = guide._init_loc().detach()
-        self.nesting = _nesting(self.trace(start))
-        with torch.no_grad():
-            self.random = bool(self(start) != self(start))
-        self.vectorized = not self.random and self._can_vectorize(start)
+        self.model, self.args, self.kwargs = model, tuple(args), dict(kwargs or {})
+        self.packing, self.dim, self.start = packing, packing.dim, start
+        self._many = Many(self.one, tolerant=True)
+        with torch.no_grad(), poutine.block():
+            twice = torch.stack([self(start), self(start)]).nan_to_num(0.0)
+            near = start + 0.01 * (1 + start.abs())
+            self.vectorized = self._many.decide(2, {"u": torch.stack([near, start])})
+        self.random = bool(twice[0] != twice[1])
+        self.reason = "its density is random" if self.random else self._many.reason
+
+    @classmethod
+    def of(
+        cls,
+        guide: AutoContinuous,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> "Target":
+        """That of the latents of an autoguide that has been set up, from where it starts."""
+        packing = Packing(guide._unconstrained_shapes)
+        return cls(guide.model, packing, guide._init_loc().detach(), args, kwargs)
 
     def __call__(self, u: Tensor) -> Tensor:
         """The log density at the points u.
@@ -59,57 +77,50 @@ class Target:
         Returns:
             With shape ``()`` or ``(n,)``.
         """
-        if u.dim() == 1:
-            return self._log_joint(u, 1)[0]
-        if not self.vectorized:
-            return torch.stack([self._log_joint(row, 1)[0] for row in u])
-        return self._log_joint(u.reshape(len(u), *(1,) * self.nesting, self.dim), len(u))
+        if u.dim() not in (1, 2) or u.shape[-1] != self.dim:
+            raise ValueError(
+                f"expected points of shape ({self.dim},) or (n, {self.dim}), got {tuple(u.shape)}"
+            )
+        if u.dim() == 2:
+            return self.many(self._many, u)[0]
+        with poutine.block():
+            numbers, _ = by_loop(self.one, 1, {"u": u.unsqueeze(0)}, tolerant=True)
+        return _of(u, numbers[0])
 
-    def _log_joint(self, u: Tensor, count: int) -> Tensor:
-        """The log density of each of `count` points, with shape ``(count,)``."""
-        trace = self.trace(u)
-        trace.compute_log_prob()
-        total = u.new_zeros(count)
-        for site, free in self.guide._unpack_latent(u):
-            support = biject_to(site["fn"].support)
-            log_det = support.log_abs_det_jacobian(free, support(free))
-            total = total + log_det.reshape(count, -1).sum(-1)
-        for node in trace.nodes.values():
-            if node["type"] == "sample":
-                log_prob = node["log_prob"]
-                shared = log_prob.dim() <= self.nesting or count == 1
-                total = total + (log_prob.sum() if shared else log_prob.reshape(count, -1).sum(-1))
-        return total
-
-    def trace(self, u: Tensor) -> poutine.Trace:
-        """A run of the model with these latents, or of as many as u has rows.
+    def many(self, function: Many, points: Tensor) -> Result:
+        """A function of one run, :meth:`trace`, at many points; NaN where the numerics fail.
 
         Arguments:
-            u: With shape ``(D,)`` or ``(n, 1, ..., 1, D)``, a one for each plate.
+            function: Takes the point ``"u"``.
+            points: With shape ``(n, D)``.
         """
-        values = {
-            site["name"]: biject_to(site["fn"].support)(free)
-            for site, free in self.guide._unpack_latent(u)
-        }
-        # Together under a plate as Pyro's ELBOs have one for particles, so that a model which it
-        # changes is found out; inside the block, which hides what is outside.
-        together = u.dim() > 1
-        plate = pyro.plate(PLATE, len(u), dim=-1 - self.nesting) if together else nullcontext()
-        with poutine.block(), plate:
-            model = poutine.condition(self.guide.model, values)
-            return poutine.trace(model).get_trace(*self.args, **self.kwargs)
+        with poutine.block():
+            numbers, values = function(len(points), {"u": points})
+        return _of(points, numbers), values
 
-    @torch.no_grad()
-    def _can_vectorize(self, start: Tensor) -> bool:
-        """Whether points evaluated together come out as they do one by one."""
-        points = torch.stack([start, start + 0.01 * (1 + start.abs())])
-        singly = torch.stack([self(point) for point in points])
-        try:
-            self.vectorized = True
-            together = self(points)
-        except Exception:  # a user's code under a plate that it did not foresee
-            return False
-        return together.shape == singly.shape and torch.allclose(together, singly, rtol=1e-4)
+    def one(self, values: Values) -> Result:
+        """The log density at the one point ``"u"``, by one run of the model."""
+        trace, log_det = self.trace(values["u"])
+        trace.compute_log_prob()
+        terms = [node["log_prob"] for node in trace.nodes.values() if node["type"] == "sample"]
+        return sum((term.sum().to(log_det) for term in terms), log_det), {}
+
+    def trace(self, u: Tensor) -> tuple[poutine.Trace, Tensor]:
+        """A run of the model with the latents u, and the log-determinant of its supports.
+
+        Arguments:
+            u: With shape ``(D,)``.
+        """
+        with Unpack(self.packing, u) as unpack:
+            trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
+        return trace, unpack.log_det
+
+
+def _of(points: Tensor, numbers: Tensor) -> Tensor:
+    """Numbers of points, of which autograd takes them for a function where all have failed, too."""
+    numbers = numbers.to(points.dtype)
+    unknown = points.requires_grad and not numbers.requires_grad
+    return numbers + 0 * points.sum(-1) if unknown else numbers
 
 
 def plate_nesting(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.guides import AutoFlowGuide
-from pyro_nf.model import NUMERICS, Target
+from pyro_nf.model import Target
 from pyro_nf.posterior.diagnosis import STILL
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.sampling import chains
@@ -45,25 +45,20 @@ def drift(joint: Joint) -> float:
     guide, count = joint.guide, min(CHAINS, joint.chunk)
     if not (isinstance(guide, AutoFlowGuide) and joint.is_smooth) or count < FEWEST:
         return math.nan
-    try:
-        target = Target(guide, joint.args, joint.kwargs)
-        if not target.vectorized:
-            return math.nan
-        with torch.no_grad():
-            posterior = guide.get_posterior(*joint.args, **joint.kwargs)
-        draws, moved = [], []
-        for turn in range(1, TURNS + 1):
-            with torch.no_grad():
-                draws.append(posterior.sample(torch.Size([DRAWS * count])))
-            starts = draws[-1][:count]
-            moved.append(chains(target, guide.get_transform(), starts, octaves=OCTAVES))
-            if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
-                return math.nan
-            result = _change(torch.cat(draws), torch.cat(moved))
-            if not abs(result - STILL) < NOISE / math.sqrt(turn):
-                break
-    except NUMERICS:  # of the model, out there
+    target = Target.of(guide, joint.args, joint.kwargs)
+    if not target.vectorized:
         return math.nan
+    posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+    draws, moved = [], []
+    for turn in range(1, TURNS + 1):
+        draws.append(posterior.sample(torch.Size([DRAWS * count])))
+        starts = draws[-1][:count]
+        moved.append(chains(target, guide.get_transform(), starts, octaves=OCTAVES))
+        if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
+            return math.nan
+        result = _change(torch.cat(draws), torch.cat(moved))
+        if not abs(result - STILL) < NOISE / math.sqrt(turn):
+            break
     return result
 
 

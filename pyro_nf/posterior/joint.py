@@ -140,9 +140,9 @@ class Joint:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Use the parameters as they were, and leave nothing in Pyro's parameter store."""
+        """Use the parameters as they were, without gradients; leave nothing in Pyro's store."""
         state = {key: dict(value) for key, value in self.parameters.items()}
-        with pyro.get_param_store().scope(state):
+        with torch.no_grad(), pyro.get_param_store().scope(state):
             yield
 
     # ---------------------------------------------------------------- one draw

@@ -1,7 +1,6 @@
 """A search for posterior mass that the draws of a guide have not met, such as a second mode."""
 
 import math
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.func import grad, grad_and_value, jacrev
 
-from pyro_nf.model import NUMERICS, Many, Result, Values
+from pyro_nf.model import Many, Result, Values
 from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered
@@ -127,8 +126,8 @@ def _summits(joint: Joint, space: _Space, u: Tensor) -> Summits | None:
         nonlocal going
         value, gradient = points.new_full((len(points),), math.nan), torch.zeros_like(points)
         if bool(going.any()):
-            with suppress(*NUMERICS):  # of all that were still going
-                value[going], rest = climb(int(going.sum()), {"u": points[going]})
+            value[going], rest = climb(int(going.sum()), {"u": points[going]})
+            if rest:  # none where the numerics fail for all that were still going
                 gradient[going] = rest["gradient"]
         going = ~value.isnan()  # a climb whose numerics fail costs no more
         return value, gradient

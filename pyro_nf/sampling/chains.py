@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.flows import Flow
-from pyro_nf.model import NUMERICS, LogDensity, through, traced_scores
+from pyro_nf.model import LogDensity, through, traced_scores
 
 __all__ = ["chains"]
 
@@ -30,7 +30,7 @@ def chains(
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
     is a few leapfrog steps of one size for all chains, which follows the rate of acceptance. One
-    in which the log density cannot be computed moves no chain.
+    to where the log density cannot be computed moves no chain.
 
     References:
         NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo (Hoffman et al., 2019)
@@ -63,18 +63,14 @@ def chains(
         length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
         if octaves:
             length = length * 2.0 ** (-octaves * torch.rand_like(value))
-        try:
-            leaps = min(LEAPS, math.ceil(PATH / size))
-            new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
-        except NUMERICS:
-            size /= 2  # the model's numerics fail for some chain, and nobody knows for which
-        else:
-            chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
-            taken = torch.rand_like(chance) < chance
-            value = torch.where(taken, new_value, value)
-            z = torch.where(taken.unsqueeze(-1), new, z)
-            slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
-            size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
+        leaps = min(LEAPS, math.ceil(PATH / size))
+        new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
+        chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
+        taken = torch.rand_like(chance) < chance
+        value = torch.where(taken, new_value, value)
+        z = torch.where(taken.unsqueeze(-1), new, z)
+        slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
+        size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
         if index >= settling:
             kept.append(z)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nf.model import NUMERICS, LogDensity, scored
+from pyro_nf.model import LogDensity, scored
 from pyro_nf.sampling.importance import effective_share
 
 __all__ = ["Coordinates", "find_coordinates", "lower"]
@@ -103,6 +103,10 @@ class _LBFGS(torch.optim.LBFGS):
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
+class _OffTheMapError(Exception):
+    """A climb has come to where the density is not known."""
+
+
 def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
     """The mode near `start`, or None where the climb ends nowhere."""
     u = start.clone().requires_grad_()
@@ -111,12 +115,14 @@ def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
     def closure() -> Tensor:
         u.grad = None
         loss = -log_density(u)
+        if bool(loss.isnan()):
+            raise _OffTheMapError  # there is no way back from NaN
         loss.backward()
         return loss
 
     try:
         optimizer.step(closure)
-    except NUMERICS:  # the model's numerics gave up on the way
+    except _OffTheMapError:
         return None
     return u.detach() if bool(u.isfinite().all()) else None
 
@@ -173,9 +179,10 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator
             continue
         entropy = tril.diagonal().log().sum() + dim * (1 + math.log(2 * math.pi)) / 2
         elbo = float(value.mean() + entropy)
-        if elbo > best.elbo - SLACK:
-            rest = gradient @ tril + z
-            here = shift, tril, z.mT @ rest / len(z), rest.mean(0)
+        rest = gradient @ tril + z
+        drift, mean = z.mT @ rest / len(z), rest.mean(0)
+        if elbo > best.elbo - SLACK and bool(drift.isfinite().all()):
+            here = shift, tril, drift, mean
             rate = min(RATE, 1.5 * rate)
             idle = 0 if elbo > best.elbo + IDLE else idle + 1
             if elbo > best.elbo:
@@ -194,10 +201,7 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator
 
 def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
     """Like :func:`~pyro_nf.model.scored`; minus infinity if anything fails or is not finite."""
-    try:
-        value, gradient = scored(log_density, u)
-    except NUMERICS:
-        return u.new_full(u.shape[:1], -math.inf), torch.zeros_like(u)
+    value, gradient = scored(log_density, u)
     fine = bool(value.isfinite().all()) and bool(gradient.isfinite().all())
     return (value if fine else torch.full_like(value, -math.inf)), gradient
 

@@ -56,7 +56,7 @@ def scaled(u):
 
 def target_of(model, flow="diag", **options):
     guide = AutoFlowGuide(model, flow, **options).setup()
-    return guide, Target(guide)
+    return guide, Target.of(guide)
 
 
 # ------------------------------------------------------------ record
@@ -233,9 +233,9 @@ def test_there_is_no_pool_where_there_can_be_none():
 
     with pytest.warns(UserWarning, match="no forward_and_score"):
         guide, _ = target_of(flat(2, scaled), [Silent(2)])
-    assert pool_of(guide, Target(guide), 8) is None
+    assert pool_of(guide, Target.of(guide), 8) is None
     guide, _ = target_of(flat(2, scaled), gradient="total")
-    assert pool_of(guide, Target(guide), 8) is None
+    assert pool_of(guide, Target.of(guide), 8) is None
 
 
 def test_a_step_takes_another_objective_in_every_tier():
@@ -320,7 +320,7 @@ def test_improper_priors_are_explored_too():
     start = init_to_value(values={"u": torch.full((2,), 3.0, dtype=DOUBLE)})
     guide = AutoFlowGuide(model, make_flow("diag", 2), init_loc_fn=start, init_scale=1.0).setup()
     torch.manual_seed(0)
-    pool = pool_of(guide, Target(guide), 16)
+    pool = pool_of(guide, Target.of(guide), 16)
     assert pool is not None
     pool.explore()
     assert pool.several

@@ -56,7 +56,7 @@ def gradient(surrogate, guide):
 def test_one_draw_gives_what_the_elbo_gives(guide):
     elbo = Trace_ELBO()
     torch.manual_seed(1)
-    loss, surrogate = wide(Target(guide), guide.get_transform(), 1)
+    loss, surrogate = wide(Target.of(guide), guide.get_transform(), 1)
     torch.manual_seed(1)
     expected = elbo.differentiable_loss(model, guide)
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-12)
@@ -74,7 +74,7 @@ def test_wide_draws_have_neither_gradient_nor_noise_where_the_guide_is_exact(dim
 
 def test_the_loss_of_wide_draws_is_that_of_the_guides_own(guide):
     torch.manual_seed(2)
-    target = Target(guide)
+    target = Target.of(guide)
     with torch.no_grad():
         draws = guide.get_posterior().sample((200_000,))
         own = guide.get_posterior().log_prob(draws) - target(draws)
@@ -103,7 +103,7 @@ def test_draws_of_the_posterior_ask_for_nothing_where_the_guide_is_exact(guide, 
 @pytest.mark.parametrize("several", [False, True])
 def test_both_gradients_of_the_draws_are_those_of_their_likelihood(guide, several):
     torch.manual_seed(3)
-    pool = Pool(guide, Target(guide), 500)
+    pool = Pool(guide, Target.of(guide), 500)
     pool.fill()
     flow = guide.get_transform()
     x, log_det = flow.inverse_and_log_det(pool.draws)
@@ -123,7 +123,7 @@ def test_both_gradients_of_the_draws_are_those_of_their_likelihood(guide, severa
 
 
 def test_a_draw_far_out_counts_for_no_more_than_some(guide):
-    flow, target = guide.get_transform(), Target(guide)
+    flow, target = guide.get_transform(), Target.of(guide)
     draws = guide.get_posterior().sample((200,)).detach()
     slopes = torch.zeros_like(draws)
     torch.manual_seed(4)

@@ -61,7 +61,7 @@ def nested():
 
 def ties_of(model, point=None):
     guide = AutoFlowGuide(model, "diag").setup()
-    target = Target(guide)
+    target = Target.of(guide)
     return find_ties(target, target.start if point is None else point)
 
 
@@ -216,7 +216,7 @@ def test_numerics_that_fail_beside_the_point_leave_no_ties():
             raise ValueError("too far")
 
     guide = AutoFlowGuide(model, "diag").setup()
-    target = Target(guide)
+    target = Target.of(guide)
     target.vectorized = True
     assert find_ties(target, target.start) == []
 
@@ -275,7 +275,7 @@ def test_a_banana_has_one_mode(seed):
     """Along its ridge climbs end anywhere, but not in coordinates in which it is straight."""
     pyro.set_rng_seed(seed)
     guide = AutoFlowGuide(banana, "affine_coupling*2").warm_start()
-    pool = pool_of(guide, Target(guide), 64)
+    pool = pool_of(guide, Target.of(guide), 64)
     pool.explore()
     assert pool.modes == 1
 
@@ -310,7 +310,7 @@ def test_coordinates_without_ties_are_sought_from_the_same_normal_distribution(m
         seen.append((guide.hierarchy(start), slope @ root, root))
 
     monkeypatch.setattr(module, "find_coordinates", look)
-    untied(Target(guide), guide.hierarchy, Coordinates(shift, tril, 0.0, 0.1))
+    untied(Target.of(guide), guide.hierarchy, Coordinates(shift, tril, 0.0, 0.1))
     ((middle, moved, root),) = seen
     assert torch.allclose(middle, shift)
     assert torch.allclose(moved @ moved.mT, tril @ tril.mT)
@@ -327,7 +327,7 @@ def test_nested_groups_are_standard_normal_given_what_is_above_them():
     x = torch.randn(5, 4, 11, generator=generator, dtype=torch.float64)
     x[..., :2] = x[:, :1, :2]  # five of these, and four values of all the rest with each
     x[..., 2] = point[2]
-    log_density = through(guide.hierarchy, Target(guide))(x.reshape(20, 11)).reshape(5, 4)
+    log_density = through(guide.hierarchy, Target.of(guide))(x.reshape(20, 11)).reshape(5, 4)
     rest = log_density + x[..., 3:].square().sum(-1) / 2
     assert (rest - rest[:, :1]).abs().max() < 1e-10
     assert (rest[:, 0] - rest[0, 0]).abs().max() > 0.1
@@ -355,7 +355,7 @@ def test_neutra_samples_without_ties():
     trace = poutine.trace(model).get_trace()
     (latent,) = (node["value"] for name, node in trace.nodes.items() if "shared" in name)
     u, log_det = guide.get_transform().forward_and_log_det(latent)
-    assert torch.allclose(trace.log_prob_sum(), Target(guide)(u) + log_det)
+    assert torch.allclose(trace.log_prob_sum(), Target.of(guide)(u) + log_det)
 
 
 def test_an_empty_hierarchy_is_the_identity():

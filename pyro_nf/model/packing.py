@@ -1,0 +1,173 @@
+"""Latent sites as one unconstrained vector, and back."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.constraints import Constraint
+
+from pyro_nf.model.handlers import Given
+from pyro_nf.model.many import Many, Result, Values
+
+__all__ = ["Latents", "Pack", "Packing", "Unpack"]
+
+
+class Packing:
+    r"""Where in a vector :math:`u \in R^D` the unconstrained numbers of each latent site are.
+
+    Supports are asked of the run that uses them: :class:`Unpack` gives the sites of a run their
+    values and :class:`Pack` takes them, each as soon as the site, and so its support, is there. A
+    support may depend on the sites before it.
+
+    Arguments:
+        shapes: For each site the shape of its unconstrained value.
+
+    Example:
+        >>> packing = Packing({"scale": torch.Size([]), "mean": torch.Size([2])})
+        >>> packing.dim, packing.columns["mean"]
+        (3, slice(1, 3, None))
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
+        self.shapes = dict(shapes)
+        self.columns: dict[str, slice] = {}
+        self.dim = 0
+        for name, shape in self.shapes.items():
+            self.columns[name] = slice(self.dim, self.dim + shape.numel())
+            self.dim += shape.numel()
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, torch.Size], supports: Mapping[str, Constraint]) -> "Packing":
+        """That of sites of these shapes and supports."""
+        free = {n: biject_to(supports[n]).inverse_shape(shape) for n, shape in shapes.items()}
+        return cls({name: torch.Size(shape) for name, shape in free.items()})
+
+    def free(self, u: Tensor, name: str) -> Tensor:
+        """The unconstrained value of a site, of u with shape ``(*, D)``."""
+        return u[..., self.columns[name]].reshape(u.shape[:-1] + self.shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+
+class Unpack(Messenger):
+    r"""Gives the latent sites of one run their values, from one vector u.
+
+    Arguments:
+        packing: Where in u they are.
+        u: With shape ``(D,)``.
+
+    Attributes:
+        values: The values so far.
+        log_dets: Of each site :math:`\log |\det \partial \mathrm{value} / \partial u|`, of the
+            site's batch shape.
+        log_det: Their sum so far.
+    """
+
+    def __init__(self, packing: Packing, u: Tensor) -> None:
+        super().__init__()
+        self.packing, self.u = packing, u
+        self.values: Values = {}
+        self.log_dets: Values = {}
+        self.log_det = u.new_zeros(())
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if name not in self.packing:
+            return
+        free = self.packing.free(self.u, name)
+        to_support = biject_to(msg["fn"].support)
+        value = self.values[name] = to_support(free)
+        self.log_dets[name] = to_support.log_abs_det_jacobian(free, value)
+        self.log_det = self.log_det + self.log_dets[name].sum()
+        msg["value"], msg["done"] = value, True
+
+
+class Pack(Messenger):
+    """Takes the values of the latent sites of one run, as one vector u.
+
+    The inverse of :class:`Unpack`, with the same :attr:`log_det`.
+
+    Arguments:
+        packing: Where in u they are to be.
+    """
+
+    def __init__(self, packing: Packing) -> None:
+        super().__init__()
+        self.packing = packing
+        self._free: Values = {}
+        self._log_det: Any = 0.0
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if name not in self.packing:
+            return
+        to_support = biject_to(msg["fn"].support)
+        free = self._free[name] = to_support.inv(msg["value"])
+        self._log_det = self._log_det + to_support.log_abs_det_jacobian(free, msg["value"]).sum()
+
+    @property
+    def u(self) -> Tensor:
+        """The vector, with shape ``(D,)``."""
+        return torch.cat([self._free[name].reshape(-1) for name in self.packing])
+
+    @property
+    def log_det(self) -> Tensor:
+        r""":math:`\log |\det \partial \mathrm{values} / \partial u|`."""
+        return torch.as_tensor(self._log_det)
+
+
+class Latents:
+    """The latent sites of a model at many draws: as values by site, and as vectors u.
+
+    Arguments:
+        model: A Pyro model.
+        packing: Where in u the numbers of each site are.
+        args: What the model takes.
+        kwargs: What the model takes.
+        chunk: How many draws may run together.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        packing: Packing,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        chunk: int | None = None,
+    ) -> None:
+        def unpacked(row: Values) -> Result:
+            with Unpack(packing, row["u"]) as unpack:
+                model(*args, **kwargs)
+            return unpack.log_det, unpack.values
+
+        def packed(row: Values) -> Result:
+            with Pack(packing) as pack, Given(row):
+                model(*args, **kwargs)
+            return pack.log_det, {"u": pack.u}
+
+        self.packing = packing
+        self._unpacked = Many(unpacked, chunk, tolerant=True)
+        self._packed = Many(packed, chunk, tolerant=True)
+
+    def unpack(self, u: Tensor) -> tuple[Values, Tensor]:
+        """The values by site, and the log-determinant, for u of shape ``(n, D)``."""
+        log_det, values = self._unpacked(len(u), {"u": u})
+        return values, log_det
+
+    def pack(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The vectors, of shape ``(n, D)``, and the log-determinant of :meth:`unpack`.
+
+        Arguments:
+            values: For each site n values, of shape ``(n, *shape)``; NaN comes of those outside
+                of the support.
+        """
+        sites = {name: values[name] for name in self.packing}
+        log_det, found = self._packed(len(next(iter(sites.values()))), sites)
+        return found["u"], log_det
