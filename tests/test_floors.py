@@ -16,7 +16,7 @@ import pyro_nf
 
 ROOT = Path(pyro_nf.__file__).parent
 ORDER = [
-    "files randomness",
+    "checks files randomness",
     "engines",
     "flows",
     "model testing",

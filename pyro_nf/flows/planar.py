@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import celu
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
 from pyro_nf.flows.inverses import root
-from pyro_nf.flows.nets import SMALL, Params, check_layers
+from pyro_nf.flows.nets import SMALL, Params
 
 __all__ = ["Planar"]
 
@@ -53,7 +54,7 @@ class Planar(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
-        self.layers = check_layers(layers)
+        self.layers = whole("layers", layers)
         # Planes of unit steepness in all directions; u alone makes the start an identity.
         self.params = Params(
             context_dim,
