@@ -28,7 +28,9 @@ class Planar(Flow):
 
     It is invertible if and only if :math:`w \cdot \hat u > -1`. The paper projects :math:`u`
     onto that half-space along :math:`w`; here with a CELU, which changes nothing where
-    nothing needs to be changed, so that :math:`u = 0` is the identity and :math:`w = 0` is safe:
+    nothing needs to be changed, so that :math:`u = 0` is the identity and :math:`w = 0` is safe.
+    The paper's softplus moves u even where the constraint holds, so that u = 0 is not the identity,
+    and divides by the norm of w:
 
     .. math::
         \hat u = u + (m(w \cdot u) - w \cdot u) \frac{w}{\|w\|^2}, \qquad
