@@ -1,4 +1,10 @@
-"""Normalizing-flow posteriors for any Pyro model."""
+"""Normalizing-flow posteriors for any Pyro model.
+
+A model becomes a log density (`pyro_nf.model`); a flow bends noise (`pyro_nf.flows`) inside a Pyro
+guide (`pyro_nf.guides`); `pyro_nf.fitting` moves it there; `pyro_nf.posterior` says what came out;
+`pyro_nf.sampling` and `pyro_nf.engines` serve them. The names below are what users type; the
+folders have doors of their own, for those who change them.
+"""
 
 from pyro_nf import files, flows, testing
 from pyro_nf.fitting import FitError, fit

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pyro_nf.checks import whole
 from pyro_nf.flows import (
     CLAUSES,
     DEAD,
@@ -147,6 +148,9 @@ def _title(name: str, dim: int, context_dim: int) -> str:
 
 def _builder(flow: FlowSpec, dim: int | None, context_dim: int) -> Callable[[], Flow]:
     """A function that makes the flow, anew each time where that is possible."""
+    if dim is not None:
+        whole("dim", dim)
+    whole("context_dim", context_dim, least=0)
     if isinstance(flow, Flow):
         given = cast(Flow, flow)
         sizes = ("dim", given.dim, dim), ("context_dim", given.context_dim, context_dim)

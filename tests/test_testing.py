@@ -453,7 +453,9 @@ def test_a_class_made_in_a_function_is_pickled_in_spirit():
         ),
         (("planr", 3), {}, ValueError, "did you mean 'planar'"),
         ((3, 3), {}, TypeError, "expected a formula"),
-        (("planar", 0), {}, ValueError, "dim must be at least 1, got 0"),
+        (("planar", 0), {}, ValueError, "dim must be 1 or more, got 0"),
+        ((Affine(3), 0), {}, ValueError, "dim must be 1 or more, got 0"),
+        ((Affine(3),), {"context_dim": 1.0}, TypeError, r"context_dim must be an int, got 1\.0"),
         ((transforms.AbsTransform(), 3), {}, ValueError, "not bijective"),
     ],
 )

@@ -1,6 +1,6 @@
 """Pyro's traps for a guide made of flows, by their numbers in the study of its users.
 
-B15, the gradient that does not vanish at the exact posterior, is in test_gradient.py.
+B15, the gradient that does not vanish at the exact posterior, is in flows/test_scores.py.
 """
 
 import copy

@@ -8,6 +8,11 @@ and torch, and nothing of models, flows or guides.
     graph.py     the same without what computes nothing, or nothing new
     backends.py  TorchScript, ready in a second; inductor, an order faster later
     tracing.py   a function by its graph, where that is the same; what must hold while it is traced
+
+**Tensors are traced by identity.** While a step is traced, the model and guide run unchanged;
+parameters and data are inputs of the graph wherever the code takes them from, because tracing knows
+a tensor by its identity. So no parameter has to be substituted. The traced step is then compared
+with an eager one of another random state, and refused where they differ.
 """
 
 from pyro_nf.engines.backends import Engine as Engine

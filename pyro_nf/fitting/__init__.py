@@ -15,6 +15,20 @@ and chooses the state that is the result. All tuned numbers are in one place.
     annealing.py        an objective that is easier at first
     batches.py          batches of data
     when_to_compile.py  when a step is compiled
+
+**Draws of the posterior, where the guide's own do not suffice.** The ELBO asks little for mass that
+a guide leaves out: scales of hierarchies come out too narrow, and a second mode is not seen at all.
+Chains in the flow's coordinates draw the posterior in seconds, since it is nearly normal there, and
+the path gradient at their draws is that of the other divergence. Between modes densities have no
+slope that tells their shares, so there the likelihood is trained.
+
+**Wide draws.** Along paths the gradient vanishes at q = p wherever it is asked, so `fit` asks a
+little further out than the guide draws, where importance weights are decided: the radius is larger
+by as much as it spreads. The loss is weighted back to that of the guide's own draws.
+
+**Rounds of a falling rate.** What a constant rate leaves of the noise hides whether a guide is
+done. At the end of a short decay the log weights tell; chains run only where two decays have left
+the weights unequal.
 """
 
 from pyro_nf.fitting.fit import fit as fit

@@ -20,6 +20,24 @@ registers it. Knows nothing of models and guides.
     sylvester.py        Sylvester flows
     linear.py           diagonal, triangular, Householder and permutation maps
     tails.py            tails, each coordinate by itself
+
+**One tensor a layer, one module a run of layers.** ``"planar*8"`` is one `Planar` of eight layers,
+whose parameter-only terms are computed at once. `Params` cuts all tensors of a flow from one
+vector, since Pyro visits every parameter at each step, and gives every parameter an optimizer of
+its own.
+
+**No caches.** Pyro's transforms remember their last call in order to score a sample, which goes
+stale when parameters move. Here the distribution that made a sample keeps its log density; any
+other value is scored through the inverse, which every flow has.
+
+**Identity at birth through one parameter.** Planar flows start at u = 0 with planes in all
+directions, couplings with a small last layer: the start is the mean-field guide, and gradients are
+not zero.
+
+**The path gradient in one pass.** A flow that has `forward_and_score` carries the score of the base
+distribution to its output, by the inverse of its transposed Jacobian in closed form. The log
+density of a sample is then a constant whose gradient in the sample is that score, and no flow is
+inverted or run twice.
 """
 
 from pyro_nf.flows.adapted import Adapted as Adapted

@@ -8,6 +8,8 @@ from pyro.distributions import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_nf.checks import whole
+
 __all__ = ["MANY", "Chain", "Conditioned", "Flow", "Inverse"]
 
 MANY = 50  # dimensions from which a flow that bends a few directions is told so
@@ -51,11 +53,7 @@ class Flow(TransformModule):
     is_linear: ClassVar[bool] = False
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
-        for name, size, least in (("dim", dim, 1), ("context_dim", context_dim, 0)):
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{name} must be an int, got {size!r}")
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}, got {size}")
+        dim, context_dim = whole("dim", dim), whole("context_dim", context_dim, least=0)
         super().__init__()
         self.dim = dim
         self.context_dim = context_dim

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.flow import Flow
 from pyro_nf.flows.formula import register
 from pyro_nf.flows.inverses import solved, times
@@ -195,8 +196,7 @@ class Householder(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, pairs: int = 1) -> None:
         super().__init__(dim, context_dim)
-        if type(pairs) is not int or pairs < 1:
-            raise ValueError(f"pairs must be a whole number, 1 or more, got {pairs!r}")
+        pairs = whole("pairs", pairs)
         first = torch.randn(pairs, 1, dim)
         both = torch.cat([first, first + SMALL * torch.randn(pairs, 1, dim)], 1)
         self.params = Params(context_dim, v=both.reshape(2 * pairs, dim))

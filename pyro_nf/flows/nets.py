@@ -115,8 +115,8 @@ class MLP(nn.Module):
         kinks: float = 0.0,
     ) -> None:
         super().__init__()
-        whole = isinstance(hidden, list | tuple) and all(type(size) is int for size in hidden)
-        if not whole or min(hidden, default=1) < 1:
+        are_sizes = isinstance(hidden, list | tuple) and all(type(size) is int for size in hidden)
+        if not are_sizes or min(hidden, default=1) < 1:
             raise ValueError(f"hidden must be layer sizes such as (64, 64), got {hidden!r}")
         if not (isinstance(kinks, int | float) and 0 <= kinks < math.inf):
             raise ValueError(f"kinks must be a number from 0, got {kinks!r}")
@@ -226,12 +226,3 @@ def check_context(context: Tensor | None, context_dim: int) -> None:
             f"expected a context of shape (*, {context_dim}), got {tuple(context.shape)}"
             + ("" if context_dim else "; make the flow with context_dim to use one")
         )
-
-
-def check_layers(layers: int) -> int:
-    """Refuse a number of layers that is none."""
-    if not isinstance(layers, int) or isinstance(layers, bool):
-        raise TypeError(f"layers must be an int, got {layers!r}")
-    if layers < 1:
-        raise ValueError(f"layers must be 1 or more, got {layers}")
-    return layers

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import celu
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
 from pyro_nf.flows.inverses import root
-from pyro_nf.flows.nets import SMALL, Params, check_layers
+from pyro_nf.flows.nets import SMALL, Params
 
 __all__ = ["Planar"]
 
@@ -27,7 +28,9 @@ class Planar(Flow):
 
     It is invertible if and only if :math:`w \cdot \hat u > -1`. The paper projects :math:`u`
     onto that half-space along :math:`w`; here with a CELU, which changes nothing where
-    nothing needs to be changed, so that :math:`u = 0` is the identity and :math:`w = 0` is safe:
+    nothing needs to be changed, so that :math:`u = 0` is the identity and :math:`w = 0` is safe.
+    The paper's softplus moves u even where the constraint holds, so that u = 0 is not the identity,
+    and divides by the norm of w:
 
     .. math::
         \hat u = u + (m(w \cdot u) - w \cdot u) \frac{w}{\|w\|^2}, \qquad
@@ -53,7 +56,7 @@ class Planar(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
-        self.layers = check_layers(layers)
+        self.layers = whole("layers", layers)
         # Planes of unit steepness in all directions; u alone makes the start an identity.
         self.params = Params(
             context_dim,

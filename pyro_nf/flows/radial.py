@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import elu, normalize, softplus
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
-from pyro_nf.flows.nets import Params, check_layers
+from pyro_nf.flows.nets import Params
 
 __all__ = ["Radial"]
 
@@ -51,7 +52,7 @@ class Radial(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
-        self.layers = check_layers(layers)
+        self.layers = whole("layers", layers)
         # Centres lie among the samples, whose norm is near sqrt(D), and so does the reach alpha.
         self.params = Params(
             context_dim,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, hardtanh, pad, softshrink
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.coupling import Coupling, Mix
 from pyro_nf.flows.formula import register
 
@@ -73,8 +74,7 @@ class SplineCoupling(Coupling):
         after: Coupling | None = None,
         kinks: float = 0.0,
     ) -> None:
-        if type(bins) is not int or not 2 <= bins <= MAX_BINS:
-            raise ValueError(f"bins must be a whole number from 2 to {MAX_BINS}, got {bins!r}")
+        bins = whole("bins", bins, least=2, most=MAX_BINS)
         if not (isinstance(bound, Real) and 0 < bound < float("inf")):
             raise ValueError(f"bound must be a positive number, got {bound!r}")
         super().__init__(dim, context_dim, 3 * bins - 1, hidden, flip, mix, after, kinks)

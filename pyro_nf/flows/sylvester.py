@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
 
+from pyro_nf.checks import whole
 from pyro_nf.flows.flow import MANY, Flow
 from pyro_nf.flows.formula import register
 from pyro_nf.flows.inverses import root, solved, times
-from pyro_nf.flows.nets import SMALL, Params, check_layers
+from pyro_nf.flows.nets import SMALL, Params
 
 __all__ = ["Sylvester"]
 
@@ -60,10 +61,8 @@ class Sylvester(Flow):
 
     def __init__(self, dim: int, context_dim: int = 0, rank: int = 8, layers: int = 1) -> None:
         super().__init__(dim, context_dim)
-        if type(rank) is not int or rank < 1:
-            raise ValueError(f"rank must be a whole number, 1 or more, got {rank!r}")
-        self.layers = check_layers(layers)
-        m = self.rank = min(rank, dim)
+        self.layers = whole("layers", layers)
+        m = self.rank = min(whole("rank", rank), dim)
         # The reflections by which a QR decomposition arrives at a random Q.
         below = torch.geqrf(torch.randn(layers, dim, m))[0].tril(-1)
         self.params = Params(

@@ -14,6 +14,17 @@ know which guide it is asks the guide.
     supports.py        supports that depend on other latents
     features.py        a context that is a linear function of features
     param_store.py     a guide's entries in Pyro's parameter store
+
+**Hierarchies are untied.** The conditional of a normal latent given its parents is known from the
+model, but for what data say of it, which one Hessian tells. With it a flow need not learn a funnel,
+or a banana. The ties are numbers, found once at the warm start by runs of the model beside a point:
+a guide needs no run of the model to draw, and its file no more than tensors. Of the coordinates
+with and without ties the warm start takes those with the better bound.
+
+**The amortized guide asks the model for its plate.** At each call it runs the model as far as the
+first local latent site and takes size and index from the plate there, so that explicit, drawn and
+changing subsamples are followed, and densities scaled as the model scales them. In a traced step
+that is recorded once.
 """
 
 from pyro_nf.guides.amortized import AmortizedFlowGuide as AmortizedFlowGuide

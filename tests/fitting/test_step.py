@@ -21,7 +21,6 @@ from torch import nn
 from pyro_nf import AutoFlowGuide
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.fitting.step import Step
-from pyro_nf.randomness import kept_random_state
 
 DATA = EIGHT_SCHOOLS.data
 
@@ -247,18 +246,6 @@ def test_compiling_leaves_the_process_as_it_was():
     assert torch.equal(torch.get_rng_state(), before[2])
     assert torch.distributions.Distribution._validate_args == validation
     assert torch.equal(step.parameters(), parameters)
-
-
-def test_kept_random_state():
-    def draws():
-        return torch.randn(3).tolist(), np.random.randn(3).tolist()  # noqa: NPY002
-
-    pyro.set_rng_seed(7)
-    expected = draws()
-    pyro.set_rng_seed(7)
-    with kept_random_state():
-        draws()
-    assert draws() == expected
 
 
 def test_a_bayesian_network_compiles():

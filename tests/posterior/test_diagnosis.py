@@ -1,7 +1,6 @@
-"""Diagnosis: Pareto smoothing against ArviZ, verdicts on posteriors that are known."""
+"""Diagnosis: verdicts on posteriors that are known."""
 
 import math
-import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +14,6 @@ from pyro_nf.posterior.chain_drift import TURNS
 from pyro_nf.posterior.chain_drift import drift as how_far
 from pyro_nf.posterior.diagnosis import diagnose
 from pyro_nf.posterior.posterior import Posterior
-from pyro_nf.sampling.importance import resampled, smooth
 
 X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
 Y = torch.tensor([1.0, 0.2, 1.9, 0.4], dtype=torch.float64)
@@ -49,45 +47,6 @@ def normal_guide(model, loc, covariance, *args):
     guide.scale = tril.diagonal()
     guide.scale_tril = tril / tril.diagonal().unsqueeze(-1)
     return guide
-
-
-@pytest.fixture(scope="module")
-def psislw():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ArviZ announces its next version at import
-        return pytest.importorskip("arviz").psislw
-
-
-TAILS = {
-    "light": lambda n: 0.3 * torch.randn(n),
-    "heavy": lambda n: dist.Exponential(1.0).sample((n,)),
-    "very heavy": lambda n: 3 * torch.randn(n),
-    "bounded": lambda n: torch.rand(n),
-    "with -inf": lambda n: torch.where(torch.rand(n) < 0.1, -math.inf, torch.randn(n)),
-    "huge": lambda n: 1e5 + 20 * torch.randn(n, dtype=torch.float64),
-}
-
-
-@pytest.mark.parametrize("n", [100, 1000, 10_000])
-@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
-def test_smoothing_agrees_with_arviz(psislw, tail, n):
-    raw = tail(n).double()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a k-hat above 0.7 is what some cases are for
-        log_weights, k_hat = psislw(raw.numpy().copy())
-    ours = smooth(raw)
-    # The same formula in double precision, sums in another order.
-    assert ours.k_hat == pytest.approx(float(k_hat), abs=1e-9)
-    torch.testing.assert_close(ours.log_weights, torch.as_tensor(log_weights), rtol=0, atol=1e-9)
-
-
-def test_weights_without_a_tail():
-    assert smooth(torch.full((1000,), -3.0)).k_hat == -math.inf
-    assert smooth(-3.0 + 1e-6 * torch.randn(1000)).k_hat == -math.inf
-    assert smooth(torch.arange(1000) % 2 * 1.0).k_hat == -math.inf  # two values: bounded
-    one = torch.zeros(1000)
-    one[7] = 2000.0
-    assert smooth(one).k_hat == math.inf
 
 
 def test_verdicts_follow_k_hat():
@@ -244,16 +203,6 @@ def test_resampling_corrects_a_biased_guide():
     assert ((kept.mean(0) - loc).abs() / sd).max() < 4 / math.sqrt(8000) + 0.01
     assert ((kept.std(0) / sd).log().abs()).max() < 0.06
     assert torch.cov(kept.T).sub(covariance).abs().max() < 0.1 * covariance.max()
-
-
-def test_resampled_indices_follow_the_weights():
-    weights = torch.tensor([0.5, 0.0, 0.25, 0.25]).log()
-    chosen = resampled(weights, 1000)
-    assert (chosen.diff() < 0).double().mean() > 0.2  # in random order
-    counts = chosen.bincount(minlength=4)
-    assert counts.tolist() == [500, 0, 250, 250]  # systematic: exact to within one
-    with pytest.raises(ValueError, match="no draw has a finite weight"):
-        resampled(torch.full((10,), math.nan), 5)
 
 
 def test_too_few_draws():

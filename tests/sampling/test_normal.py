@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_nf.sampling import normal as whiten
-from pyro_nf.sampling.normal import BRIEF, ROUNDS, Coordinates, find_coordinates
+from pyro_nf.sampling.normal import BRIEF, ROUNDS, Coordinates, climb, find_coordinates
 
 D = 5
 
@@ -118,3 +118,13 @@ def test_one_dimension(dtype):
     assert found.scale_tril.dtype == dtype
     assert float(found.shift) == pytest.approx(3.0, abs=1e-3)
     assert float(found.scale_tril) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_the_climb_ends_at_the_mode_of_a_badly_scaled_density():
+    scale = torch.logspace(-4, 2, 7, dtype=torch.float64)
+
+    def log_density(u):
+        return -((u - scale) / scale).square().sum(-1) / 2
+
+    found = climb(log_density, torch.zeros(7, dtype=torch.float64))
+    torch.testing.assert_close(found / scale, torch.ones(7, dtype=torch.float64), rtol=0, atol=1e-3)
