@@ -176,6 +176,12 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             self.flow.move(found.shift, found.scale_tril)
 
     @property
+    def formula(self) -> str | None:
+        """The formula that makes such a guide of the model; None for a flow made otherwise."""
+        (flow,) = self._flow_spec
+        return flow if isinstance(flow, str) else None
+
+    @property
     def hierarchy(self) -> Hierarchy:
         """What makes u of coordinates in which latents do not depend on those above them."""
         return self.flow.hierarchy

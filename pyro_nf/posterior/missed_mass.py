@@ -11,6 +11,7 @@ from torch.distributions import biject_to
 from torch.func import grad, grad_and_value, jacrev
 
 from pyro_nf.model import NUMERICS, Many, Result, Values
+from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered
@@ -21,6 +22,7 @@ STARTS = 512  # climbs, or as many as the model takes at once
 FEWEST = 128  # of them, fewer find nothing
 PROBES = 500  # proposals from each summit
 SURE = 3.0  # standard errors by which mass must be missing
+MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
 
 
 class _Space:
@@ -53,7 +55,24 @@ class _Space:
         return values, total
 
 
-def missed_mass(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor) -> float:
+def missed_mass(case: Case) -> Finding | None:
+    """What a search finds of mass that the guide misses; None where there can be no search."""
+    share = _share(case.joint, case.model, case.values, case.log_p, case.log_q)
+    if math.isnan(share):
+        return None
+    name, percent = "missed mass", f"{100 * share:.0f} %"
+    if not share > MISSED:
+        return Finding(name, share, "neutral", percent)
+    message = (
+        f"about {percent} of the posterior lies where the guide does not reach, in another mode "
+        "perhaps; start elsewhere (another seed, init_loc_fn), use a flow of more layers, or "
+        "compare the fits by their log evidence"
+    )
+    decided = "a search found mass that the guide misses"
+    return Finding(name, share, "spoils", percent, decided, message)
+
+
+def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor) -> float:
     """The share of the posterior's mass that the draws of the guide do not stand for.
 
     Climbs on the posterior's density start from the prior and from far around the draws. Normal
