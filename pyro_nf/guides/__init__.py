@@ -31,5 +31,6 @@ from pyro_nf.guides.amortized import AmortizedFlowGuide as AmortizedFlowGuide
 from pyro_nf.guides.auto_flow import AutoFlowGuide as AutoFlowGuide
 from pyro_nf.guides.flow_guide import FlowGuide as FlowGuide
 from pyro_nf.guides.flow_guide import Gradient as Gradient
+from pyro_nf.guides.flow_guide import flow_parts as flow_parts
 from pyro_nf.guides.flow_guide import name_apart as name_apart
 from pyro_nf.guides.hierarchy import Hierarchy as Hierarchy

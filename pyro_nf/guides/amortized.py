@@ -185,6 +185,16 @@ class AmortizedFlowGuide(FlowGuide):
         """The names of the latent sites, once the guide is set up."""
         return frozenset(part.name for part in self._parts)
 
+    @property
+    def row_plates(self) -> tuple[str, ...]:
+        """The plates whose rows have posteriors of their own, once the guide is set up."""
+        return tuple(frame.name for frame in self._rows)
+
+    @property
+    def local_sites(self) -> frozenset[str]:
+        """The same as :attr:`sites`: this guide has no others."""
+        return self.sites
+
     # ---------------------------------------------------------------- the posterior
 
     def _enter(self, stack: ExitStack, args: Any, kwargs: Any) -> list[pyro.plate]:

@@ -130,7 +130,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
             if dependent:
-                self._supports = DependentSupports(self._unconstrained_shapes)
+                self._supports = DependentSupports(self._unconstrained_shapes, dependent)
         except BaseException:
             self.prototype_trace = None  # a guide half set up would fail elsewhere, without a word
             raise
@@ -187,6 +187,16 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         if found is not None:
             found = untied(target, self.hierarchy, found)
             self.flow.move(found.shift, found.scale_tril)
+
+    @property
+    def formula(self) -> str | None:
+        """The formula that makes such a guide of the model; None for a flow made otherwise."""
+        (flow,) = self._flow_spec
+        return flow if isinstance(flow, str) else None
+
+    @property
+    def dependent_sites(self) -> frozenset[str]:
+        return frozenset() if self._supports is None else self._supports.names
 
     @property
     def hierarchy(self) -> Hierarchy:

@@ -9,11 +9,12 @@ from numbers import Real
 from typing import Any, Literal
 
 from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
+from torch import nn
 
 from pyro_nf.flows import Chain, Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
 
-__all__ = ["FlowGuide", "Gradient", "name_apart", "stack_label"]
+__all__ = ["FlowGuide", "Gradient", "flow_parts", "name_apart", "stack_label"]
 
 Gradient = Literal["path", "total"]
 
@@ -95,6 +96,31 @@ class FlowGuide(AutoGuide):
             )
 
     @property
+    def prefix(self) -> str:
+        """What the guide's entries in Pyro's parameter store start with, but for a number."""
+        return self._prefix
+
+    @property
+    def formula(self) -> str | None:
+        """The formula that makes such a guide of the model; None if there is more to it."""
+        return None
+
+    @property
+    def row_plates(self) -> tuple[str, ...]:
+        """The plates whose rows have posteriors of their own; none for a guide of all rows."""
+        return ()
+
+    @property
+    def local_sites(self) -> frozenset[str]:
+        """The latent sites which those rows have."""
+        return frozenset()
+
+    @property
+    def dependent_sites(self) -> frozenset[str]:
+        """The latent sites whose supports depend on other latents."""
+        return frozenset()
+
+    @property
     def model(self) -> Callable[..., Any]:
         """The model, which a guide that was unpickled has no more."""
         if self._model is None:
@@ -150,6 +176,12 @@ def _repeated(labels: Sequence[str]) -> tuple[int, int]:
         if times > 1:
             return size, times
     return 1, 1
+
+
+def flow_parts(guide: Callable[..., Any]) -> list[FlowGuide]:
+    """The guides of this package in any guide: itself, or those in a list or a module."""
+    parts = guide.modules() if isinstance(guide, nn.Module) else ()
+    return [part for part in parts if isinstance(part, FlowGuide)]
 
 
 def name_apart(guide: Callable[..., Any]) -> None:

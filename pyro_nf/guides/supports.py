@@ -24,14 +24,15 @@ class DependentSupports:
 
     Arguments:
         shapes: For each latent site the shape of its unconstrained value.
+        names: The sites whose supports depend on others.
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
-        self.packing = Packing(shapes)
+    def __init__(self, shapes: Mapping[str, torch.Size], names: Iterable[str]) -> None:
+        self.packing, self.names = Packing(shapes), frozenset(names)
         self._many: Many | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"packing": self.packing, "_many": None}  # what runs has the model and the data
+        return vars(self) | {"_many": None}  # what runs has the model and the data
 
     def ask(self, model: Callable[..., Any], args: Any, kwargs: Any, example: Tensor) -> None:
         """Ask this model, with these arguments, from now on.

@@ -5,10 +5,12 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 
     posterior.py      the class that users hold
     joint.py          model and guide together, one draw at a time
+    draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
     prediction.py     posterior predictive draws, also on new data
     evidence.py       the log evidence of rows
-    diagnosis.py      what is found about a posterior, and the verdict
+    diagnosis.py      the verdict: importance weights, and the votes of the checks
+    finding.py        what a check is shown of a posterior, and what it finds
     missed_mass.py    a search for mass that the draws have not met
     chain_drift.py    how far chains of the posterior move away from the draws
     summary.py        tables

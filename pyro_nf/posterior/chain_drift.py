@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.guides import FlowGuide
 from pyro_nf.model import Target
-from pyro_nf.posterior.diagnosis import STILL
+from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.sampling import chains
 
-__all__ = ["drift"]
+__all__ = ["chain_drift", "drift"]
 
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
@@ -19,7 +19,23 @@ DRAWS = 32  # of the guide for each chain, which cost no run of the model
 OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 TURNS = 4  # of new chains, at most
 NOISE = 0.05  # of what those of one turn say; nearer to the mark than this, others follow
+STILL = 0.09  # standard deviations by which chains may move a marginal, half of it their noise
 MIXED = 0.5  # correlation of ends with starts from which chains tell nothing
+
+
+def chain_drift(case: Case) -> Finding | None:
+    """What chains find of a guide that is usable by its weights; None where they tell nothing.
+
+    In many dimensions the weights of a guide vary though each of its marginals is right.
+    """
+    change = drift(case.joint) if case.verdict == "usable" else math.nan
+    if math.isnan(change):
+        return None
+    words = f"{change:.2f} sd in chains  (good below {STILL})"
+    if not change < STILL:
+        return Finding("drift", change, "neutral", words)
+    decided = f"chains moved nothing by more than {STILL} sd"
+    return Finding("drift", change, "lifts", words, decided)
 
 
 def drift(joint: Joint) -> float:
@@ -43,7 +59,9 @@ def drift(joint: Joint) -> float:
         other guides than flows, discrete latent sites, or a model that is not vectorized.
     """
     guide, count = joint.guide, min(CHAINS, joint.chunk)
-    if not (isinstance(guide, AutoFlowGuide) and joint.is_smooth) or count < FEWEST:
+    if not isinstance(guide, FlowGuide) or guide.row_plates:
+        return math.nan
+    if not joint.is_smooth or count < FEWEST:
         return math.nan
     target = Target.of(guide, joint.args, joint.kwargs)
     if not target.vectorized:

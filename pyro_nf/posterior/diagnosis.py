@@ -1,20 +1,18 @@
-"""Is a posterior any good? What the importance weights of its draws say."""
+"""Is a posterior any good? What its importance weights say, and what the checks find besides."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pyro_nf.sampling import smooth, threshold
+from pyro_nf.posterior.chain_drift import chain_drift
+from pyro_nf.posterior.finding import Case, Finding, Verdict
+from pyro_nf.posterior.missed_mass import missed_mass
+from pyro_nf.sampling import effective_share, log_mean, smooth, threshold
 
-__all__ = [
-    "FEW",
-    "STILL",
-    "Diagnosis",
-    "check_count",
-    "diagnose",
-]
+__all__ = ["CHECKS", "GOOD", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
 
 MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
 GOOD = 0.5  # the weights have a finite variance below
@@ -22,8 +20,9 @@ EVEN = 0.99  # effective share of weights so alike that a usable guide is good
 NEAR = 0.95  # the same for a poor guide to be usable
 FEW = 0.5  # effective share below which the draws are not the posterior's, whatever their tail is
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
-STILL = 0.09  # standard deviations by which chains may move a marginal, half of it their noise
-MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
+
+# Each looks at a case for one thing, and finds None where it cannot look.
+CHECKS: tuple[Callable[[Case], Finding | None], ...] = (missed_mass, chain_drift)
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Diagnosis:
             of the draws count or Markov chains leave a usable guide's draws where they are,
             ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or ``"poor"``.
         message: What that means, and what to try next.
+        decided: The rule that has decided the verdict.
         k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``
             usable; minus infinity where all weights are the same.
         k_threshold: ``min(1 - 1 / log10(n), 0.7)``: n draws cannot tell more.
@@ -43,23 +43,22 @@ class Diagnosis:
         elbo_se: Its standard error.
         log_evidence: The log of the mean weight, an estimate of the log evidence.
         log_evidence_se: Its standard error; it means nothing where the verdict is poor.
-        missed: The share of the posterior's mass that a search away from the guide's draws
-            has found, and that the guide does not reach; NaN where there was no search.
-        drift: By how much Markov chains that start from the draws change the mean, in standard
-            deviations, or the log of the standard deviation of a coordinate, at most; NaN where
-            there were none.
         nonfinite: The share of draws whose weight is zero, infinite or not a number; the ELBO
             leaves them out.
         n: The number of draws.
+        findings: What was found besides, each with its vote on the verdict.
 
     Example:
         >>> diagnosis = diagnose(0.1 * torch.randn(4000))  # log weights
         >>> diagnosis.verdict, round(diagnosis.ess, 2)
         ('good', 0.99)
+        >>> diagnosis.decided
+        'k-hat ... below 0.5, and an effective share above a half'
     """
 
-    verdict: str
+    verdict: Verdict
     message: str
+    decided: str
     k_hat: float
     k_threshold: float
     ess: float
@@ -67,41 +66,49 @@ class Diagnosis:
     elbo_se: float
     log_evidence: float
     log_evidence_se: float
-    missed: float
-    drift: float
     nonfinite: float
     n: int
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def missed(self) -> float:
+        """The share of the posterior's mass which the guide does not reach, that a search away from
+        the guide's draws has found; NaN where there was no search.
+        """
+        return self._found("missed mass")
+
+    @property
+    def drift(self) -> float:
+        """By how much Markov chains that start from the draws change the mean, in standard
+        deviations, or the log of the standard deviation of a coordinate, at most; NaN where there
+        were none.
+        """
+        return self._found("drift")
+
+    def _found(self, name: str) -> float:
+        return next((found.value for found in self.findings if found.name == name), math.nan)
 
     def __str__(self) -> str:
         rows = {
+            "decided by": self.decided,
             "k-hat": f"{self.k_hat:.2f}  (good below {GOOD}, usable below {self.k_threshold:.2f})",
             "ESS": f"{100 * self.ess:.1f} % of {self.n:,} draws",
             "ELBO": f"{self.elbo:.3f} ± {self.elbo_se:.3f}",
             "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_se:.3f}",
         }
-        if not math.isnan(self.missed):
-            rows["missed mass"] = f"{100 * self.missed:.0f} %"
-        if not math.isnan(self.drift):
-            rows["drift"] = f"{self.drift:.2f} sd in chains  (good below {STILL})"
-        if self.nonfinite:
-            rows["not finite"] = f"{100 * self.nonfinite:.1f} % of the draws"
+        rows |= {found.name: found.words for found in self.findings}
         lines = [f"{self.verdict}: {self.message}"]
         return "\n".join(lines + [f"  {name:<13} {value}" for name, value in rows.items()])
 
+    __repr__ = __str__  # what a notebook shows
 
-def diagnose(
-    log_weights: Tensor,
-    missed: float = math.nan,
-    rounding: float = 0.0,
-    drift: float = math.nan,
-) -> Diagnosis:
+
+def diagnose(log_weights: Tensor, rounding: float = 0.0) -> Diagnosis:
     """What importance weights say of the guide that has made the draws.
 
     Arguments:
         log_weights: Log density of model and data less log density of the guide, for each draw.
-        missed: The share of the posterior's mass that the guide is known to miss.
         rounding: The standard error that a log density has by rounding.
-        drift: By how much chains change the guide's means and standard deviations.
 
     Example:
         >>> noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -114,39 +121,54 @@ def diagnose(
     finite = log_weights[log_weights.isfinite()]
     nonfinite = 1 - len(finite) / n
     infinite = bool((log_weights == torch.inf).any())
-    limit = threshold(n)
-    if len(finite) < MIN_DRAWS:
-        message = _advice("poor", math.inf, math.nan, nonfinite, infinite)
-        nan = math.nan  # there is nothing to estimate the rest from
-        return Diagnosis(
-            "poor", message, math.inf, limit, 0.0, nan, nan, nan, nan, nan, nan, nonfinite, n
-        )
-    k_hat = math.inf if infinite else smooth(finite).k_hat
-    weights = torch.exp(finite - finite.max())
-    mean = weights.mean()
-    spoiled = infinite or nonfinite > ALLOWED or missed > MISSED
+    enough = len(finite) >= MIN_DRAWS  # or there is nothing to estimate the rest from
+    k_hat = smooth(finite).k_hat if enough and not infinite else math.inf
     # A draw of weight zero counts among the n, not among the effective ones.
-    ess = float(weights.sum() ** 2 / (weights**2).sum() / n)
-    good = ess > FEW and (k_hat < min(GOOD, limit) or (k_hat < limit and ess > EVEN))
-    verdict = "good" if good else "usable" if k_hat < limit or ess > NEAR else "poor"
-    if verdict == "usable" and drift < STILL:
-        verdict = "good"
-    verdict = "poor" if spoiled else verdict
-    return Diagnosis(
+    ess = effective_share(finite) * len(finite) / n if enough else 0.0
+    elbo, elbo_se, evidence, evidence_se = _estimates(finite, n) if enough else [math.nan] * 4
+    limit = threshold(n)
+    verdict, decided = _by_weights(k_hat, limit, ess)
+    weighed = Diagnosis(
         verdict=verdict,
-        message=_advice(verdict, k_hat, missed, nonfinite, infinite),
+        message=_advice(verdict, k_hat),
+        decided=decided,
         k_hat=k_hat,
         k_threshold=limit,
         ess=ess,
-        elbo=float(finite.mean()),
-        elbo_se=math.hypot(float(finite.std()) / math.sqrt(len(finite)), rounding),
-        log_evidence=float(mean.log() + finite.max() + math.log(len(finite) / n)),
-        log_evidence_se=math.hypot(float(weights.std() / mean) / math.sqrt(n), rounding),
-        missed=missed,
-        drift=drift,
+        elbo=elbo,
+        elbo_se=math.hypot(elbo_se, rounding),
+        log_evidence=evidence,
+        log_evidence_se=math.hypot(evidence_se, rounding),
         nonfinite=nonfinite,
         n=n,
     )
+    return voted(weighed, [_not_finite(nonfinite, infinite)] if nonfinite else [])
+
+
+def checked(weighed: Diagnosis, case: Case) -> Diagnosis:
+    """What the weights say, after the votes of all :data:`CHECKS`.
+
+    Where the weights find great fault with a guide nothing else is looked for.
+    """
+    if weighed.verdict == "poor" and weighed.ess < FEW:
+        return weighed
+    with case.joint.scope(), torch.no_grad():
+        found = [check(case) for check in CHECKS]
+    return voted(weighed, [finding for finding in found if finding is not None])
+
+
+def voted(before: Diagnosis, found: Sequence[Finding]) -> Diagnosis:
+    """A diagnosis after the votes of more findings; the first that spoils it has the word."""
+    spoiling = [each for each in (*before.findings, *found) if each.vote == "spoils"]
+    lifting = [each for each in found if each.vote == "lifts"]
+    after = replace(before, findings=(*found, *before.findings))
+    if spoiling:
+        message, decided = spoiling[0].message, spoiling[0].decided
+        return replace(after, verdict="poor", message=message, decided=decided)
+    if lifting and before.verdict == "usable":
+        message = _advice("good", before.k_hat)
+        return replace(after, verdict="good", message=message, decided=lifting[0].decided)
+    return after
 
 
 def check_count(n: int) -> None:
@@ -158,25 +180,51 @@ def check_count(n: int) -> None:
         )
 
 
-def _advice(verdict: str, k_hat: float, missed: float, nonfinite: float, infinite: bool) -> str:
-    """The verdict in words, and what to try next."""
+def _estimates(finite: Tensor, n: int) -> tuple[float, float, float, float]:
+    """The ELBO and the log evidence from n draws, each with its error, if all others weigh zero."""
+    share = len(finite) / n
+    evidence, error = log_mean(finite)
+    elbo_se = float(finite.std()) / math.sqrt(len(finite))
+    return float(finite.mean()), elbo_se, evidence + math.log(share), error * math.sqrt(share)
+
+
+def _by_weights(k_hat: float, limit: float, ess: float) -> tuple[Verdict, str]:
+    """The verdict of the weights alone, and the rule that has decided it."""
+    share = f"an effective share of {ess:.3f}"
+    if k_hat < GOOD and ess > FEW:
+        return "good", f"k-hat {k_hat:.2f} below {GOOD}, and an effective share above a half"
+    if k_hat < limit and ess > EVEN:
+        return "good", f"weights nearly equal, {share}, and k-hat {k_hat:.2f} below {limit:.2f}"
+    if k_hat < GOOD:
+        return "usable", f"an effective share below a half, though k-hat {k_hat:.2f} below {GOOD}"
+    if k_hat < limit:
+        return "usable", f"k-hat {k_hat:.2f} between {GOOD} and {limit:.2f}"
+    if ess > NEAR:
+        return "usable", f"weights nearly equal, {share}, though k-hat {k_hat:.2f}"
+    return "poor", f"k-hat {k_hat:.2f}, not below {limit:.2f}"
+
+
+def _not_finite(share: float, infinite: bool) -> Finding:
+    """What follows from draws whose weight is zero, infinite or not a number."""
+    percent = f"{100 * share:.1f} % of the draws"
+    name, words = "not finite", percent
     if infinite:
-        return (
+        message = (
             "the model's log density is infinite at some draws: look for a scale that may be zero, "
             "or an improper prior without enough data"
         )
-    if nonfinite > ALLOWED:
-        return (
-            f"{100 * nonfinite:.1f} % of the draws have no finite log density: the guide leaves "
-            "the model's support, or the model's numerics fail there; look for NaN, use float64, "
-            "and supports in place of checks"
-        )
-    if missed > MISSED:
-        return (
-            f"about {100 * missed:.0f} % of the posterior lies where the guide does not reach, in "
-            "another mode perhaps; start elsewhere (another seed, init_loc_fn), use a flow of "
-            "more layers, or compare the fits by their log evidence"
-        )
+        return Finding(name, share, "spoils", words, "weights that are infinite", message)
+    if share <= ALLOWED:
+        return Finding(name, share, "neutral", words)
+    message = (
+        f"{percent} have no finite log density: the guide leaves the model's support, or the "
+        "model's numerics fail there; look for NaN, use float64, and supports in place of checks"
+    )
+    return Finding(name, share, "spoils", words, f"{percent} without a finite weight", message)
+
+
+def _advice(verdict: Verdict, k_hat: float) -> str:
+    """A verdict in words, and what to try next."""
     if verdict == "good":
         return "the draws stand for the posterior"
     if verdict == "usable":

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_nf.guides import AmortizedFlowGuide
+from pyro_nf.guides import flow_parts
 from pyro_nf.model import Contraction, Many, Result, Values
 from pyro_nf.posterior.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
@@ -85,9 +85,7 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
 
 def _plate(joint: Joint) -> str:
     """The plate whose rows have posteriors of their own."""
-    guide = joint.guide
-    parts = guide.modules() if isinstance(guide, nn.Module) else ()
-    names = [frame.name for p in parts if isinstance(p, AmortizedFlowGuide) for frame in p._rows]
+    names = [name for part in flow_parts(joint.guide) for name in part.row_plates]
     if len(names) != 1:
         raise ValueError(
             "log_evidence is for rows that have latents of their own, of one plate and of an "

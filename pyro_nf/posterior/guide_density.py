@@ -9,7 +9,8 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_nf.model import Given, Many, Result, Values
+from pyro_nf.guides import FlowGuide, flow_parts
+from pyro_nf.model import Given, Latents, Many, Packing, Result, Values
 from pyro_nf.posterior.joint import Joint, is_latent, log_prob_sum
 
 __all__ = ["as_batch", "check_width", "log_density"]
@@ -63,9 +64,14 @@ def log_density(joint: Joint, values: Values) -> Tensor:
     Returns:
         With shape ``(n,)``; minus infinity outside the support.
     """
+    asked = frozenset().union(*(part.dependent_sites for part in flow_parts(joint.guide)))
     inside = torch.stack(
         [
-            latent.support.check(values[name]).reshape(len(values[name]), -1).all(-1)
+            (
+                torch.ones(len(values[name]), dtype=torch.bool, device=latent.device)
+                if name in asked  # by the density itself
+                else latent.support.check(values[name]).reshape(len(values[name]), -1).all(-1)
+            )
             for name, latent in joint.latents.items()
         ]
     ).all(0)
@@ -109,6 +115,14 @@ def _of_part(joint: Joint, values: Values, guide: Callable[..., Any]) -> Tensor:
 
 def _of_vector(joint: Joint, values: Values, guide: AutoContinuous) -> Tensor:
     """The log density of a guide that packs all sites into one unconstrained vector."""
+    posterior = guide.get_posterior(*joint.args, **joint.kwargs)
+    if isinstance(guide, FlowGuide) and guide.dependent_sites:
+        packing = Packing(guide._unconstrained_shapes)
+        latents = Latents(guide.model, packing, joint.args, joint.kwargs, joint.chunk)
+        u, log_det = latents.pack(values)
+        inside = u.isfinite().all(-1)
+        u = torch.where(inside.unsqueeze(-1), u, 0.0)
+        return torch.where(inside, posterior.log_prob(u).double() - log_det, -torch.inf)
     total: Tensor | None = None
     parts = []
     for name, site in guide.prototype_trace.iter_stochastic_nodes():
@@ -119,6 +133,5 @@ def _of_vector(joint: Joint, values: Values, guide: AutoContinuous) -> Tensor:
         stretch = to_support.log_abs_det_jacobian(free, value)
         stretch = stretch.double().reshape(len(value), -1).sum(-1)
         total = stretch if total is None else total + stretch
-    posterior = guide.get_posterior(*joint.args, **joint.kwargs)
     density: Tensor = posterior.log_prob(torch.cat(parts, -1)).double()
     return density if total is None else density - total

@@ -1,6 +1,5 @@
 """Posterior: what a fit returns, and what can be done with any trained guide."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,16 +9,15 @@ import torch
 from torch import Tensor
 
 from pyro_nf.files import write
-from pyro_nf.guides import AutoFlowGuide
-from pyro_nf.model import Many, Values
+from pyro_nf.guides import FlowGuide
 from pyro_nf.posterior import plots
-from pyro_nf.posterior.chain_drift import drift
-from pyro_nf.posterior.diagnosis import FEW, Diagnosis, check_count, diagnose
+from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose
+from pyro_nf.posterior.draws import Draws, rounding
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
+from pyro_nf.posterior.finding import Case
 from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
 from pyro_nf.posterior.joint import Joint
-from pyro_nf.posterior.missed_mass import missed_mass
 from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.summary import Summary, summarize
@@ -79,15 +77,8 @@ class Posterior:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
-        self._joint = joint = Joint(model, guide, args, kwargs)
-        self._guide = Many(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)
-        self._model = Many(
-            joint.score,
-            joint.chunk,
-            random=bool(joint.from_prior),
-            tolerant=True,
-            finish=joint.total,
-        )
+        self._joint = Joint(model, guide, args, kwargs)
+        self._draws = Draws(self._joint)
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -97,8 +88,7 @@ class Posterior:
     @property
     def vectorized(self) -> bool | None:
         """Whether draws are made and scored together; None before the first."""
-        known = {self._guide.vectorized, self._model.vectorized} - {None}
-        return all(known) if known else None
+        return self._draws.vectorized
 
     # ---------------------------------------------------------------- draws and densities
 
@@ -111,8 +101,7 @@ class Posterior:
         Returns:
             For each latent site a tensor of shape ``(n, *shape)``.
         """
-        with self._joint.scope():
-            return self._guide(_count(n))[1]
+        return self._draws(_count(n))
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the guide, which an approximation of the posterior's is.
@@ -137,24 +126,10 @@ class Posterior:
         Returns:
             With shape ``(n,)``, in double precision.
         """
-        values, log_p, log_q = self._weighted(n)
+        values, log_p, log_q = self._draws.weighted(_count(n))
         if n > 1:
             check_width(values)
         return log_p - log_q
-
-    def _weighted(self, n: int) -> tuple[Values, Tensor, Tensor]:
-        """New draws, and their log densities under model and guide."""
-        for plate, (rows, size) in self._joint.partial.items():
-            raise ValueError(
-                f"the plate {plate!r} has {rows} of its {size} rows, so every log density would "
-                f"be an estimate with noise of its own; let the plate have all {size} rows (pass "
-                "its subsample_size, or its minibatch, as an argument of the model) and give "
-                "Posterior(model, guide, ...) the whole data"
-            )
-        with self._joint.scope():
-            log_q, values = self._guide(_count(n))
-            log_p, _ = self._model(n, values)
-        return values, log_p, log_q
 
     def diagnose(self, n: int = DRAWS, search: bool = True) -> Diagnosis:
         """Whether the posterior is any good: k-hat, effective sample size, ELBO, evidence.
@@ -171,19 +146,13 @@ class Posterior:
                 many dimensions up to a minute or two.
         """
         check_count(_count(n))
-        values, log_p, log_q = self._weighted(n)
+        values, log_p, log_q = self._draws.weighted(n)
         check_width(values)
-        kinds = [value.dtype for value in values.values() if value.is_floating_point()]
-        accuracy = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
-        size = log_p[log_p.isfinite()].abs()
-        rounding = accuracy * float(size.mean()) if len(size) else 0.0
-        result = diagnose(log_p - log_q, rounding=rounding)
-        if not search or (result.verdict == "poor" and result.ess < FEW):
-            return result
-        with self._joint.scope(), torch.no_grad():
-            missed = missed_mass(self._joint, self._model, values, log_p, log_q)
-            moved = drift(self._joint) if result.verdict == "usable" else math.nan
-        return diagnose(log_p - log_q, missed, rounding, moved)
+        weighed = diagnose(log_p - log_q, rounding(values, log_p))
+        if not search:
+            return weighed
+        case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
+        return checked(weighed, case)
 
     def resample(self, n: int) -> dict[str, Tensor]:
         """Draws that are corrected by Pareto-smoothed importance resampling.
@@ -197,7 +166,7 @@ class Posterior:
         Returns:
             For each latent site a tensor of shape ``(n, *shape)``, in random order.
         """
-        values, log_p, log_q = self._weighted(max(PROPOSALS * _count(n), DRAWS))
+        values, log_p, log_q = self._draws.weighted(max(PROPOSALS * _count(n), DRAWS))
         check_width(values)
         verdict = diagnose(log_p - log_q)
         if verdict.verdict == "poor":
@@ -260,7 +229,7 @@ class Posterior:
         Arguments:
             n: The number of draws.
         """
-        values, log_p, log_q = self._weighted(n)
+        values, log_p, log_q = self._draws.weighted(_count(n))
         return to_arviz(self._joint, values, log_p, log_q)
 
     def plot(self, kind: str = "pairs", **options: Any) -> Any:
@@ -310,7 +279,7 @@ class Posterior:
 
     def __repr__(self) -> str:
         guide = getattr(self.guide, "__name__", type(self.guide).__name__)
-        guide = repr(self.guide) if isinstance(self.guide, AutoFlowGuide) else guide
+        guide = repr(self.guide) if isinstance(self.guide, FlowGuide) else guide
         sites = ", ".join(f"{name} {tuple(shape)}" for name, shape in self.shapes.items())
         slow = "" if self.vectorized is not False else "; runs one draw at a time"
         return f"Posterior({guide}; {sites}{slow})"

@@ -10,9 +10,9 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_nf.guides import AmortizedFlowGuide
+from pyro_nf.guides import flow_parts
 from pyro_nf.model import Many, Result, Values
 from pyro_nf.posterior.joint import Joint, chunk_size, log_prob_sum
 from pyro_nf.randomness import kept_random_state
@@ -31,16 +31,14 @@ def draws_for(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str, An
             with kept_random_state():
                 joint.draw(args, kwargs)
         except Exception:  # whatever a guide makes of data of another size
-            args, kwargs, dropped = joint.args, joint.kwargs, _amortized(joint)
+            args, kwargs, dropped = joint.args, joint.kwargs, _local_sites(joint)
         values = Many(lambda _: joint.draw(args, kwargs), joint.chunk, random=True)(n)[1]
     return {name: value for name, value in values.items() if name not in dropped}
 
 
-def _amortized(joint: Joint) -> frozenset[str]:
+def _local_sites(joint: Joint) -> frozenset[str]:
     """The latent sites of rows, which an encoder knows."""
-    parts = joint.guide.modules() if isinstance(joint.guide, nn.Module) else ()
-    names = [part.sites for part in parts if isinstance(part, AmortizedFlowGuide)]
-    return frozenset().union(*names)
+    return frozenset[str]().union(*(part.local_sites for part in flow_parts(joint.guide)))
 
 
 def predict(

@@ -13,7 +13,7 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from torch import Tensor, nn
 
 from pyro_nf.files import VERSION, read
-from pyro_nf.guides import AutoFlowGuide
+from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import feasible, patiently
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.randomness import kept_random_state
@@ -41,9 +41,8 @@ def pack(joint: Joint, losses: Tensor, message: str) -> dict[str, Any]:
         "hidden": sorted(joint.enumerated | joint.from_prior),
         "message": message,
     }
-    if isinstance(guide, AutoFlowGuide):
-        (flow,) = guide._flow_spec
-        header |= {"flow": flow if isinstance(flow, str) else None, "name": guide._prefix}
+    if isinstance(guide, FlowGuide):
+        header |= {"flow": guide.formula, "name": guide.prefix}
     params = joint.parameters["params"]
     return {
         "kind": KIND,

@@ -1,5 +1,6 @@
 """Diagnosis: verdicts on posteriors that are known."""
 
+import dataclasses
 import math
 
 import pyro
@@ -12,7 +13,8 @@ from pyro.infer.autoguide.initialization import init_to_value
 from pyro_nf.guides.auto_flow import AutoFlowGuide
 from pyro_nf.posterior.chain_drift import TURNS
 from pyro_nf.posterior.chain_drift import drift as how_far
-from pyro_nf.posterior.diagnosis import diagnose
+from pyro_nf.posterior.diagnosis import diagnose, voted
+from pyro_nf.posterior.finding import Finding
 from pyro_nf.posterior.posterior import Posterior
 
 X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
@@ -339,6 +341,130 @@ def test_chains_follow_each_other_where_noise_could_decide(monkeypatch, shifts, 
 def test_chains_spare_a_guide_only_from_being_usable():
     log_weights = 3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))
     assert diagnose(log_weights).verdict == "poor"
-    assert diagnose(log_weights, drift=0.0).verdict == "poor"
+    assert voted(diagnose(log_weights), [STILL]).verdict == "poor"
     missing = torch.zeros(4000)
-    assert diagnose(missing, missed=0.5, drift=0.0).verdict == "poor"
+    for found in ([MISSED, STILL], [STILL, MISSED]):
+        assert voted(diagnose(missing), found).verdict == "poor"
+
+
+# ---------------------------------------------------------------- findings and their votes
+
+STILL = Finding("drift", 0.02, "lifts", "0.02 sd", "chains moved nothing")
+MOVED = Finding("drift", 0.3, "neutral", "0.3 sd")
+MISSED = Finding("missed mass", 0.5, "spoils", "50 %", "there is more mass", "look elsewhere")
+
+
+def weighed(verdict):
+    """A diagnosis by weights alone: Pareto tails, of an index for each verdict."""
+    index = {"good": 0.2, "usable": 0.6, "poor": 1.0}[verdict]
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    found = diagnose(-index * grid.log())
+    assert found.verdict == verdict
+    return found
+
+
+@pytest.mark.parametrize("before", ["good", "usable", "poor"])
+@pytest.mark.parametrize("found", [MISSED, STILL, MOVED], ids=lambda found: found.vote)
+def test_each_vote(found, before):
+    plain = weighed(before)
+    after = voted(plain, [found])
+    lifted = "good" if before == "usable" else before
+    assert after.verdict == {"spoils": "poor", "lifts": lifted, "neutral": before}[found.vote]
+    assert after.findings == (found,)
+    if after.verdict == plain.verdict and found.vote != "spoils":
+        assert (after.message, after.decided) == (plain.message, plain.decided)
+    else:
+        assert after.decided == found.decided
+        assert after.message == (found.message or weighed("good").message)
+    assert f"  decided by    {after.decided}\n" in str(after)
+    assert f"  {found.name:<13} {found.words}" in str(after)
+    assert repr(after) == str(after)
+    same = ("k_hat", "ess", "elbo", "elbo_se", "log_evidence", "log_evidence_se", "n")
+    assert all(getattr(after, name) == getattr(plain, name) for name in same)
+
+
+def test_findings_by_name():
+    found = voted(weighed("usable"), [MISSED, MOVED])
+    assert (found.missed, found.drift) == (0.5, 0.3)
+    assert math.isnan(weighed("usable").missed)
+    assert math.isnan(weighed("usable").drift)
+
+
+def test_of_what_spoils_the_weights_come_first():
+    spoiled = torch.zeros(1000)
+    spoiled[:50] = math.nan
+    found = voted(diagnose(spoiled), [MISSED])
+    assert found.message.startswith("5.0 % of the draws have no finite log density")
+    assert found.decided == "5.0 % of the draws without a finite weight"
+    assert [each.name for each in found.findings] == ["missed mass", "not finite"]
+    spoiled[0] = math.inf
+    assert diagnose(spoiled).decided == "weights that are infinite"
+    few = torch.zeros(1000)
+    few[0] = math.nan
+    assert diagnose(few).findings[0].vote == "neutral"
+    assert diagnose(few).decided == diagnose(torch.zeros(1000)).decided
+
+
+DECIDED = {
+    "k-hat 0.20 below 0.5, and an effective share above a half": (0.2, 0.9, "good"),
+    "weights nearly equal, an effective share of 0.995, and k-hat 0.60 below 0.70": (
+        0.6,
+        0.995,
+        "good",
+    ),
+    "an effective share below a half, though k-hat 0.20 below 0.5": (0.2, 0.3, "usable"),
+    "k-hat 0.60 between 0.5 and 0.70": (0.6, 0.9, "usable"),
+    "weights nearly equal, an effective share of 0.960, though k-hat 0.90": (0.9, 0.96, "usable"),
+    "k-hat 0.90, not below 0.70": (0.9, 0.9, "poor"),
+}
+
+
+@pytest.mark.parametrize("sentence", DECIDED)
+def test_each_rule_of_the_weights_is_said(sentence, monkeypatch):
+    k_hat, ess, verdict = DECIDED[sentence]
+    smoothed = dataclasses.replace(smooth(torch.zeros(1000)), k_hat=k_hat)
+    monkeypatch.setattr("pyro_nf.posterior.diagnosis.smooth", lambda weights: smoothed)
+    monkeypatch.setattr("pyro_nf.posterior.diagnosis.effective_share", lambda weights: ess)
+    found = diagnose(torch.zeros(4000))
+    assert (found.verdict, found.decided) == (verdict, sentence)
+
+
+def test_the_checks_say_which_rule_has_decided():
+    torch.manual_seed(0)
+    still = scaled_normal(torch.full((800,), 0.025, dtype=torch.float64).exp()).diagnose()
+    assert still.decided == "chains moved nothing by more than 0.09 sd"
+    assert [found.vote for found in still.findings] == ["lifts"]  # 800 dimensions: no search
+    whole = scaled_normal(torch.ones(2, dtype=torch.float64)).diagnose()
+    assert whole.decided == "k-hat -inf below 0.5, and an effective share above a half"
+    assert [(found.name, found.vote) for found in whole.findings] == [("missed mass", "neutral")]
+
+
+def test_another_check_is_a_function_in_a_list(monkeypatch):
+    asked = []
+
+    def third(case):
+        asked.append(case)
+        return Finding("mean", 7.0, "spoils", "7", "its mean is off", "move it")
+
+    def fourth(case):
+        return None
+
+    monkeypatch.setattr("pyro_nf.posterior.diagnosis.CHECKS", (fourth, third))
+    posterior = scaled_normal(torch.ones(2, dtype=torch.float64))
+    assert posterior.diagnose(search=False).verdict == "good"
+    assert not asked
+    found = posterior.diagnose(500)
+    (case,) = asked
+    assert (case.verdict, len(case.log_p), len(case.log_q)) == ("good", 500, 500)
+    assert case.joint is posterior._joint
+    assert case.values["x"].shape == (500, 2)
+    assert (found.verdict, found.message, found.decided) == ("poor", "move it", "its mean is off")
+    assert "  mean          7" in str(found)
+
+
+def test_nothing_is_looked_for_where_the_weights_find_great_fault(monkeypatch):
+    monkeypatch.setattr(
+        "pyro_nf.posterior.diagnosis.CHECKS", (lambda case: pytest.fail("it was looked for"),)
+    )
+    posterior = scaled_normal(torch.full((40,), 0.2, dtype=torch.float64))
+    assert posterior.diagnose().verdict == "poor"

@@ -112,7 +112,7 @@ def test_every_guide(make):
     shapes = {name: tuple(value.shape) for name, value in draws.items()}
     assert shapes == {"loc": (40,), "scale": (40,), "weight": (40, 3), "b": (40, 3)}
     assert posterior.vectorized
-    values, log_p, log_q = posterior._weighted(5)
+    values, log_p, log_q = posterior._draws.weighted(5)
     for i in range(5):  # against plain Pyro
         row = {name: value[i] for name, value in values.items()}
         trace = poutine.trace(poutine.condition(grouped, row)).get_trace(DATA)
@@ -313,7 +313,7 @@ def test_models_that_resist(model, kwargs, vectorized):
     guide = AutoNormal(model)
     guide(DATA, **kwargs)
     posterior = Posterior(model, guide, DATA, **kwargs)
-    values, log_p, _ = posterior._weighted(6)
+    values, log_p, _ = posterior._draws.weighted(6)
     for i in range(6):
         row = {name: value[i] for name, value in values.items()}
         trace = poutine.trace(poutine.condition(model, row)).get_trace(DATA, **kwargs)
@@ -356,7 +356,7 @@ def test_a_wild_draw_costs_no_more_than_itself():
     share = float(weights.isnan().double().mean())
     assert share == pytest.approx(0.0228, abs=0.0133)  # P(m < -2), 4 standard errors
     assert posterior.diagnose(2000).verdict == "poor"
-    kept = posterior._model(3, {"m": torch.tensor([0.0, -3.0, 1.0])})[0]
+    kept = posterior._draws.model(3, {"m": torch.tensor([0.0, -3.0, 1.0])})[0]
     assert kept.isnan().tolist() == [False, True, False]
 
     def broken():
@@ -396,7 +396,7 @@ def test_discrete_sites_are_summed_out():
     guide(DATA)
     posterior = Posterior(model, guide, DATA)
     for n in (1, 50):
-        values, log_p, _ = posterior._weighted(n)
+        values, log_p, _ = posterior._draws.weighted(n)
         weight, loc = values["weight"].double(), values["loc"].double()
         parts = dist.Normal(loc.unsqueeze(-1), 1.0).log_prob(DATA) + weight.log().unsqueeze(-1)
         exact = parts.logsumexp(1).sum(-1) + dist.Normal(0.0, 3.0).log_prob(loc).sum(-1)
@@ -420,7 +420,7 @@ def test_a_markov_chain_is_summed_out():
 
     guide = AutoNormal(poutine.block(model, expose=["loc"]))
     guide(DATA)
-    values, log_p, _ = Posterior(model, guide, DATA)._weighted(4)
+    values, log_p, _ = Posterior(model, guide, DATA)._draws.weighted(4)
     for loc, found in zip(values["loc"], log_p, strict=True):
         forward = torch.tensor([1.0, 0.0])
         for x in DATA:

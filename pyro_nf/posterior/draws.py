@@ -1,0 +1,65 @@
+"""Many draws of a guide, with their log densities under model and guide."""
+
+import torch
+from torch import Tensor
+
+from pyro_nf.model import Many, Values
+from pyro_nf.posterior.joint import Joint
+
+__all__ = ["Draws", "rounding"]
+
+
+class Draws:
+    """Draws of a guide, as many at a time as there is memory for.
+
+    Arguments:
+        joint: Model and guide.
+
+    Attributes:
+        guide: Draws of the guide, with their log densities.
+        model: The log density of the model at many draws.
+    """
+
+    def __init__(self, joint: Joint) -> None:
+        self.joint = joint
+        self.guide = Many(lambda _: joint.draw(joint.args, joint.kwargs), joint.chunk, random=True)
+        self.model = Many(
+            joint.score,
+            joint.chunk,
+            random=bool(joint.from_prior),
+            tolerant=True,
+            finish=joint.total,
+        )
+
+    @property
+    def vectorized(self) -> bool | None:
+        """Whether draws are made and scored together; None before the first."""
+        known = {self.guide.vectorized, self.model.vectorized} - {None}
+        return all(known) if known else None
+
+    def __call__(self, n: int) -> Values:
+        """New draws, for each latent site of shape ``(n, *shape)``."""
+        with self.joint.scope():
+            return self.guide(n)[1]
+
+    def weighted(self, n: int) -> tuple[Values, Tensor, Tensor]:
+        """New draws, and their log densities under model and guide, of shape ``(n,)``."""
+        for plate, (rows, size) in self.joint.partial.items():
+            raise ValueError(
+                f"the plate {plate!r} has {rows} of its {size} rows, so every log density would "
+                f"be an estimate with noise of its own; let the plate have all {size} rows (pass "
+                "its subsample_size, or its minibatch, as an argument of the model) and give "
+                "Posterior(model, guide, ...) the whole data"
+            )
+        with self.joint.scope():
+            log_q, values = self.guide(n)
+            log_p, _ = self.model(n, values)
+        return values, log_p, log_q
+
+
+def rounding(values: Values, log_p: Tensor) -> float:
+    """The standard error of log densities by rounding, in the precision of the draws."""
+    kinds = [value.dtype for value in values.values() if value.is_floating_point()]
+    accuracy = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+    size = log_p[log_p.isfinite()].abs()
+    return accuracy * float(size.mean()) if len(size) else 0.0

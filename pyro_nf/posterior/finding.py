@@ -1,0 +1,57 @@
+"""What a check is shown of a posterior, and what it finds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from pyro_nf.model import Many, Values
+from pyro_nf.posterior.joint import Joint
+
+__all__ = ["Case", "Finding", "Verdict", "Vote"]
+
+Verdict = Literal["good", "usable", "poor"]
+Vote = Literal["spoils", "lifts", "neutral"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A guide and its draws, for checks to look at.
+
+    Attributes:
+        joint: Model and guide.
+        model: The density of the model at many draws.
+        values: Draws of the guide.
+        log_p: Their log densities under the model.
+        log_q: Their log densities under the guide.
+        verdict: What their importance weights say.
+    """
+
+    joint: Joint
+    model: Many
+    values: Values
+    log_p: Tensor
+    log_q: Tensor
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number that was found about a posterior, and its vote on the verdict.
+
+    Attributes:
+        name: What the number is of.
+        value: The number.
+        vote: ``"spoils"`` makes the verdict poor, ``"lifts"`` makes a usable guide good, and
+            ``"neutral"`` leaves the verdict as it is.
+        words: The number as the printed diagnosis has it.
+        decided: The rule by which it spoils or lifts.
+        message: What it means, and what to try next, where it spoils.
+    """
+
+    name: str
+    value: float
+    vote: Vote
+    words: str
+    decided: str = ""
+    message: str = ""
