@@ -15,8 +15,9 @@ from pyro_nf.engines.backends import quick
 from pyro_nf.engines.graph import tidy
 from pyro_nf.engines.record import record
 from pyro_nf.engines.tracing import traced
-from pyro_nf.fitting.chain_pool import AGAIN, Pool, pool_of
-from pyro_nf.fitting.run import Run
+from pyro_nf.fitting.chain_pool import ChainPool
+from pyro_nf.fitting.checkpoint import Checkpoint
+from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.fitting.step import Step
 from pyro_nf.model.log_density import work
 from pyro_nf.model.target import Target
@@ -215,7 +216,7 @@ def test_work_counts_what_a_point_costs():
 
 def filled(flow, model, particles=16):
     guide, target = target_of(model, flow)
-    pool = Pool(guide, target, particles)
+    pool = ChainPool(guide, target, particles, RECIPE)
     pool.fill()
     return guide, pool
 
@@ -233,9 +234,9 @@ def test_there_is_no_pool_where_there_can_be_none():
 
     with pytest.warns(UserWarning, match="no forward_and_score"):
         guide, _ = target_of(flat(2, scaled), [Silent(2)])
-    assert pool_of(guide, Target(guide), 8) is None
+    assert not ChainPool.is_possible(guide, Target(guide))
     guide, _ = target_of(flat(2, scaled), gradient="total")
-    assert pool_of(guide, Target(guide), 8) is None
+    assert not ChainPool.is_possible(guide, Target(guide))
 
 
 def test_a_step_takes_another_objective_in_every_tier():
@@ -245,13 +246,13 @@ def test_a_step_takes_another_objective_in_every_tier():
     elbo = pyro.infer.Trace_ELBO(8, vectorize_particles=True, max_plate_nesting=0)
     step = Step(elbo, model, guide)
     assert step.compile("quick")
-    step.aim(pool.objective)
+    step.use_objective(pool.objective)
     assert step.tier == "quick", step.reason
     before = pool.draws.clone()
     pool.refill()
     assert not torch.equal(before, pool.draws)
     eager = Step(elbo, model, guide)
-    eager.aim(pool.objective)
+    eager.use_objective(pool.objective)
     starts = step.parameters()
     ends = []
     for one in (step, eager):
@@ -270,21 +271,21 @@ def test_chains_start_where_the_numerics_do_not_fail():
 
     torch.manual_seed(0)
     at_zero = init_to_value(values={"u": torch.zeros(2, dtype=DOUBLE)})
-    pool = Pool(*target_of(flat(2, picky), init_scale=1.0, init_loc_fn=at_zero), 32)
+    pool = ChainPool(*target_of(flat(2, picky), init_scale=1.0, init_loc_fn=at_zero), 32, RECIPE)
     pool.fill()
     assert float(pool.draws[:, 0].max()) <= 1
 
 
-def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch):
-    monkeypatch.setattr("pyro_nf.fitting.schedule.ROUNDS", (100, 200, 300))
-    monkeypatch.setattr(Step, "aim", lambda self, objective: False)
+def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch, change):
+    change(rounds=(100, 200, 300))
+    monkeypatch.setattr(Step, "use_objective", lambda self, objective: False)
     posterior = fit(flat(2, bent), seed=0, progress=False)
     assert posterior.message.startswith("finished after 600 steps")
 
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "particles", "times"), [(100, 64, AGAIN), (20_000, 16, AGAIN[-1:])]
+    ("rows", "particles", "times"), [(100, 64, RECIPE.refills), (20_000, 16, RECIPE.refills[-1:])]
 )
 def test_a_dear_model_has_few_particles_and_chains_that_go_on_once(
     monkeypatch, rows, particles, times, whole
@@ -304,12 +305,12 @@ def test_a_dear_model_has_few_particles_and_chains_that_go_on_once(
     def stop(pool):
         raise KeyboardInterrupt(pool)
 
-    monkeypatch.setattr(Pool, "explore", stop)
+    monkeypatch.setattr(ChainPool, "explore", stop)
     with pytest.raises(KeyboardInterrupt) as found:
         fit(model, seed=0, progress=False)
     (pool,) = found.value.args
     assert pool.particles == particles
-    assert pool.again == times
+    assert pool.refills == times
 
 
 def test_improper_priors_are_explored_too():
@@ -320,10 +321,10 @@ def test_improper_priors_are_explored_too():
     start = init_to_value(values={"u": torch.full((2,), 3.0, dtype=DOUBLE)})
     guide = AutoFlowGuide(model, make_flow("diag", 2), init_loc_fn=start, init_scale=1.0).setup()
     torch.manual_seed(0)
-    pool = pool_of(guide, Target(guide), 16)
-    assert pool is not None
+    assert ChainPool.is_possible(guide, Target(guide))
+    pool = ChainPool(guide, Target(guide), 16, RECIPE)
     pool.explore()
-    assert pool.several
+    assert pool.is_of_several_modes
 
 
 @pytest.mark.parametrize(
@@ -331,27 +332,27 @@ def test_improper_priors_are_explored_too():
     # While the pool is filled; for one mode before that, between its six refills and after them.
     [(bumps, 600), (bent, 400), (bent, 500), (bent, 800)],
 )
-def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(tmp_path, monkeypatch, energy, at):
-    monkeypatch.setattr("pyro_nf.fitting.run.SAVE_EVERY", 0.0)
-    monkeypatch.setattr("pyro_nf.fitting.schedule.ROUNDS", (200, 200, 500))
-    monkeypatch.setattr("pyro_nf.fitting.schedule.EXACT", 0.0)
-    save = Run.save
+def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
+    tmp_path, monkeypatch, change, energy, at
+):
+    change(save_every=0.0, rounds=(200, 200, 500), exact=0.0)
+    save = Checkpoint.save
 
-    def save_and_keep(self):
-        save(self)
-        if len(self.losses) == at:
+    def save_and_keep(self, content):
+        save(self, content)
+        if len(content["state"]["losses"]) == at:
             shutil.copy(self.path, tmp_path / "killed")
 
-    monkeypatch.setattr(Run, "save", save_and_keep)
+    monkeypatch.setattr(Checkpoint, "save", save_and_keep)
     options = {"seed": 0, "progress": False}
-    refill = Pool.refill
+    refill = ChainPool.refill
     refills = []
 
     def refill_and_count(self):
         refills.append(self)
         refill(self)
 
-    monkeypatch.setattr(Pool, "refill", refill_and_count)
+    monkeypatch.setattr(ChainPool, "refill", refill_and_count)
     whole = fit(flat(2, energy), checkpoint=tmp_path / "whole", **options)
     assert len(whole.losses) > at
     assert len(refills) == (6 if energy is bent else 0)
