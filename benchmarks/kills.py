@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 SCRIPT = """
-import sys, torch
-import pyro_nf.fitting.run
-pyro_nf.fitting.run.SAVE_EVERY = 0.05
+import dataclasses, sys, torch
 from pyro_nf import fit
+from pyro_nf.fitting import recipe
+recipe.RECIPE = dataclasses.replace(recipe.RECIPE, save_every=0.05)
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 torch.set_num_threads(1)
 posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, flow="planar*4", steps=2000, seed=0,
@@ -50,8 +50,8 @@ def main():
             process.kill()
             process.wait()
             # The next line raises if the file cannot be read.
-            there = torch.load(path, weights_only=True)["losses"] if path.exists() else []
-            reached.append(len(there))
+            state = torch.load(path, weights_only=True)["state"] if path.exists() else None
+            reached.append(len(state["losses"]) if state else 0)
             assert run(path, end).wait() == 0
             found = torch.load(end, weights_only=True)
             same += all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -4,7 +4,12 @@
 and chooses the state that is the result. All tuned numbers are in one place.
 
     fit.py              the function that users call
+    recipe.py           all tuned numbers, and what chose them
+    options.py          what it was asked for, looked through
+    prepare.py          guide, ELBO, pool and step, before the first of them is taken
     run.py              blocks of steps, in rounds
+    state.py            all that changes in a run
+    checkpoint.py       the file from which a run goes on
     result.py           which state of a run is its result
     schedule.py         rounds of a falling rate, and when there are enough
     objectives.py       what is trained: wide draws, draws of a pool

@@ -7,10 +7,6 @@ from torch import Tensor
 
 __all__ = ["Adam"]
 
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-CLIP = 5.0  # the longest gradient, in root mean squares of those before
-
 
 class Adam:
     """Adam, which leaves everything as it is where a loss or a gradient is not finite.
@@ -23,6 +19,9 @@ class Adam:
 
     Arguments:
         leaves: The parameters.
+        betas: What is kept at a step of the moving averages, of the gradients and their squares.
+        epsilon: What keeps from dividing by zero.
+        longest: The longest gradient, in root mean squares of those before.
 
     Attributes:
         mean: The moving average of the gradients, with shape ``(P,)``.
@@ -31,8 +30,10 @@ class Adam:
         lr: The learning rate, a scalar to fill.
     """
 
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self.leaves = leaves
+    def __init__(
+        self, leaves: Sequence[Tensor], betas: tuple[float, float], epsilon: float, longest: float
+    ) -> None:
+        self.leaves, self.betas, self.epsilon, self.longest = leaves, betas, epsilon, longest
         like = leaves[0]
         dtype = torch.result_type(torch.zeros((), dtype=torch.float32), like)
         size = sum(leaf.numel() for leaf in leaves)
@@ -57,7 +58,7 @@ class Adam:
     def mean_after(self, gradient: Tensor) -> Tensor:
         """What :attr:`mean` would be after an update by a finite gradient."""
         kept = gradient * self._share(torch.linalg.vector_norm(gradient))
-        return self.mean + (1 - BETAS[0]) * (kept - self.mean)
+        return self.mean + (1 - self.betas[0]) * (kept - self.mean)
 
     @torch.no_grad()
     def update(self, loss: Tensor, gradient: Tensor) -> Tensor:
@@ -67,15 +68,16 @@ class Adam:
         """
         size = torch.linalg.vector_norm(gradient)
         fine = (torch.isfinite(loss) & torch.isfinite(size)).to(self.mean.dtype)
+        of_mean, of_square = self.betas
         count = self.count + 1
-        rate = fine * self.lr / (1 - BETAS[0] ** count)
-        root = (1 - BETAS[1] ** count).rsqrt()
+        rate = fine * self.lr / (1 - of_mean**count)
+        root = (1 - of_square**count).rsqrt()
         # In place: with millions of parameters, memory that is asked for anew costs ten passes.
         gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(self._share(size))
-        self.mean.lerp_(gradient, fine * (1 - BETAS[0]))
-        self.square.lerp_(gradient.mul_(gradient), fine * (1 - BETAS[1]))
-        change = gradient.copy_(self.square).sqrt_().mul_(root).add_(EPSILON).reciprocal_()
-        change.mul_(self.mean).mul_(rate)
+        self.mean.lerp_(gradient, fine * (1 - of_mean))
+        self.square.lerp_(gradient.mul_(gradient), fine * (1 - of_square))
+        change = gradient.copy_(self.square).sqrt_().mul_(root).add_(self.epsilon)
+        change.reciprocal_().mul_(self.mean).mul_(rate)
         for leaf, part in zip(
             self.leaves, change.split([leaf.numel() for leaf in self.leaves]), strict=True
         ):
@@ -85,6 +87,7 @@ class Adam:
 
     def _share(self, size: Tensor) -> Tensor:
         """How much of a gradient of some length is kept: one wild draw is one draw."""
-        usual = self.square.sum() / (1 - BETAS[1] ** self.count)  # NaN before the first step
-        share = CLIP * usual.sqrt() / size
+        of_square = self.betas[1]
+        usual = self.square.sum() / (1 - of_square**self.count)  # NaN before the first step
+        share = self.longest * usual.sqrt() / size
         return torch.where(share < 1, share, 1.0)

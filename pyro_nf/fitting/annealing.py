@@ -11,12 +11,10 @@ __all__ = ["Anneal", "annealed", "weight_at"]
 
 Anneal = Literal["energy", "kl"]
 
-FIRST = 0.01
 
-
-def weight_at(step: int, steps: int) -> float:
-    r"""The weight :math:`\beta_t = \min(1, 0.01 + t / T)` at step t of T."""
-    return min(1.0, FIRST + step / steps) if steps else 1.0
+def weight_at(step: int, steps: int, first: float) -> float:
+    r"""The weight :math:`\beta_t = \min(1, \beta_0 + t / T)` at step t of T."""
+    return min(1.0, first + step / steps) if steps else 1.0
 
 
 def annealed(

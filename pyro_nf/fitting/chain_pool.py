@@ -1,63 +1,137 @@
 """Draws of the posterior from which a guide learns, besides its own."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_nf.fitting.objectives import WEIGHT, beside, wide
-from pyro_nf.fitting.step import Estimate
+from pyro_nf.fitting.elbo import Estimate
+from pyro_nf.fitting.objectives import beside, wide
+from pyro_nf.fitting.recipe import Recipe
+from pyro_nf.fitting.schedule import Schedule
+from pyro_nf.fitting.step import Step
 from pyro_nf.flows import Flow
 from pyro_nf.guides import AutoFlowGuide
-from pyro_nf.model import NUMERICS, Target, through, traced_scores
-from pyro_nf.sampling import MAX_DIM, SETTLING, chains, explore, resampled
+from pyro_nf.model import Target, through, traced_scores
+from pyro_nf.sampling import MAX_DIM, SETTLING, chains, explore, lower, resampled
 
-__all__ = ["Pool", "pool_of"]
-
-CHAINS = 4  # for each of the guide's own draws a step
-MORE = 4  # times as many chains for several modes
-CHOICE = 4  # draws for each chain, from which its start is chosen
-# Shares of the decay of the rate at which the chains go on, in better coordinates; they reach far
-# arms of a posterior one after the other.
-AGAIN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-LOOKS = 100  # draws for each dimension, which tell where a guide lies
+__all__ = ["ChainPool"]
 
 
-class Pool:
+class ChainPool:
     """A pool of posterior draws u, by chains in the guide's coordinates, and what it trains.
+
+    A run asks it before each of its rounds, and after each of its blocks of steps, whether it
+    trains something else from there on.
 
     Arguments:
         guide: A guide whose flow carries the score.
         target: The log density of the posterior.
-        particles: The number of the guide's own draws a step; there are `CHAINS` chains for each.
-        cheap: Whether the chains can go on at all of these times, and not the last alone.
+        particles: The number of the guide's own draws a step; there are some chains for each.
+        recipe: How many draws, and when.
+        cheap: Whether the chains can go on at all of the recipe's times, and not the last alone.
 
     Attributes:
         draws: The pool, with shape ``(n, D)``; None before there is one.
         slopes: The gradients of log p there, for one mode.
         modes: How many modes the posterior has, as far as is known.
-        again: Shares of the decay of the rate, at which the pool is to be refilled.
+        refills: Shares of the decay of the rate, at which the pool is to be refilled.
     """
 
     def __init__(
-        self, guide: AutoFlowGuide, target: Target, particles: int, cheap: bool = True
+        self,
+        guide: AutoFlowGuide,
+        target: Target,
+        particles: int,
+        recipe: Recipe,
+        cheap: bool = True,
     ) -> None:
         self.guide, self.target, self.particles = guide, target, particles
-        self.count = CHAINS * particles  # of chains
+        self.recipe = recipe
+        self.count = recipe.chains * particles  # of chains
         self.draws: Tensor | None = None
         self.slopes: Tensor | None = None
         self.modes = 1
-        self.again = AGAIN if cheap else AGAIN[-1:]
+        self.refills = recipe.refills if cheap else recipe.refills[-1:]
+
+    @staticmethod
+    def is_possible(guide: AutoFlowGuide, target: Target) -> bool:
+        """Whether there can be a pool for this guide."""
+        return (
+            target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
+        )
 
     @property
-    def several(self) -> bool:
-        """Whether there are several modes."""
+    def is_of_several_modes(self) -> bool:
+        """Whether the posterior has several modes, of whose shares no densities tell."""
         return self.modes > 1
+
+    def words(self) -> list[str]:
+        """What is to be told of the posterior, if anything is."""
+        return [f"there are {self.modes} modes"] if self.is_of_several_modes else []
 
     @property
     def flow(self) -> Flow:
         """The flow from noise to u."""
         return self.guide.get_transform()
+
+    # ---------------------------------------------------------------- in a run
+
+    def begin(self, step: Step, schedule: Schedule, warmup: int) -> None:
+        """Train what its draws ask for: at once, or from the last round where a weight rises."""
+        if not warmup or (schedule.is_last and self.draws is not None):
+            step.use_objective(self.objective)
+
+    def before_round(self, step: Step, schedule: Schedule) -> bool:
+        """Fill the pool before the last round, whose steps learn from it.
+
+        Arguments:
+            step: The step.
+            schedule: The schedule, in the round that begins.
+
+        Returns:
+            Whether something else is trained from here on.
+        """
+        if not schedule.is_last or not self.fill():
+            return False
+        if not step.use_objective(self.objective):  # planar's inverse ends when it is exact
+            self.draws = self.slopes = None
+            return False
+        step.adam.reset()  # gradients are of another size now
+        if not self.is_of_several_modes:
+            schedule.lr *= self.recipe.calm
+        return True
+
+    def after_block(self, done: int, schedule: Schedule) -> bool:
+        """Let the chains go on, where it is time.
+
+        Arguments:
+            done: The number of steps so far.
+            schedule: The schedule.
+
+        Returns:
+            Whether something else is trained from here on.
+        """
+        if self.slopes is None:
+            return False
+        gone = done - schedule.turn
+        times = [int(share * schedule.length) for share in self.refills]
+        if not any(gone - self.recipe.block < time <= gone for time in times):
+            return False
+        self.refill()
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"draws": self.draws, "slopes": self.slopes, "modes": self.modes}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be as it was when a state was asked for."""
+        self.draws, self.slopes, self.modes = state["draws"], state["slopes"], state["modes"]
+
+    # ---------------------------------------------------------------- its draws
 
     def explore(self) -> None:
         """Fill the pool, and move the guide to its coordinates, if there are several modes."""
@@ -65,29 +139,36 @@ class Pool:
             return
         hierarchy = self.guide.hierarchy
         with torch.no_grad():
-            draws = self.guide.get_posterior().sample(torch.Size([LOOKS * self.target.dim]))
+            count = self.recipe.located_by * self.target.dim
+            draws = self.guide.get_posterior().sample(torch.Size([count]))
             free = hierarchy.inv(draws)  # a bent ridge has many summits, of which it has none
-        try:
-            density = through(hierarchy, self.target)
-            found = explore(density, free.mean(0), _root(free), MORE * self.count)
-            if found is not None:
-                free, self.modes = found
-                self.guide.flow.move(free.mean(0), _root(free))
-                self.draws = chains(self.target, self.flow, hierarchy(free))
-        except NUMERICS:  # numerics of the model, out there
-            return
+        density = through(hierarchy, self.target)
+        count = self.recipe.more_chains * self.count
+        found = explore(density, free.mean(0), _root(free), count)
+        if found is not None:
+            free, self.modes = found
+            self.guide.flow.move(free.mean(0), _root(free))
+            self.draws = chains(self.target, self.flow, hierarchy(free))
 
-    def fill(self) -> None:
-        """Fill the pool with draws of chains, from where the pool or else the guide is."""
+    def fill(self) -> bool:
+        """Fill the pool with draws of chains, from where the pool or else the guide is.
+
+        Returns:
+            Whether there are draws now: none where no draw of the guide is possible.
+        """
         if self.draws is not None:
-            starts = self.draws[torch.randperm(len(self.draws))[: MORE * self.count]]
+            count = self.recipe.more_chains * self.count
+            starts = self.draws[torch.randperm(len(self.draws))[:count]]
             self.draws = chains(self.target, self.flow, starts)
-            return
+            return True
         posterior = self.guide.get_posterior()
         with torch.no_grad():
-            choice = posterior.sample(torch.Size([CHOICE * self.count]))
-            log_weights = self._density(choice) - posterior.log_prob(choice)
+            choice = posterior.sample(torch.Size([self.recipe.starts * self.count]))
+            log_weights = self.target(choice) - posterior.log_prob(choice)
+        if not bool(log_weights.isfinite().any()):
+            return False
         self.draws, self.slopes = self._drawn(choice[resampled(log_weights, self.count)])
+        return True
 
     def refill(self) -> None:
         """Let the chains go on, in the flow's coordinates of now.
@@ -98,7 +179,7 @@ class Pool:
         """
         assert self.draws is not None  # filled before
         assert self.slopes is not None
-        often = len(self.again) > 1
+        often = len(self.refills) > 1
         draws, slopes = self._drawn(self.draws[-self.count :], 0 if often else SETTLING)
         if often:
             old = torch.randperm(len(draws) - self.count, device=draws.device)[: len(draws) // 2]
@@ -106,26 +187,20 @@ class Pool:
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
 
-    def _density(self, u: Tensor) -> Tensor:
-        """The log density of the posterior; NaN at points with which the numerics fail."""
-        try:
-            return self.target(u)
-        except NUMERICS:
-            if len(u) == 1:
-                return u.new_full((1,), math.nan)
-        return torch.cat([self._density(part) for part in u.chunk(2)])
-
     def _drawn(self, starts: Tensor, settling: int = SETTLING) -> tuple[Tensor, Tensor]:
         """Draws of chains, their last states at the end, and the gradients of log p there."""
         draws = chains(self.target, self.flow, starts, settling)
         scores = traced_scores(self.target, starts)
         return draws, torch.cat([scores(part)[1] for part in draws.split(len(starts))])
 
+    # ---------------------------------------------------------------- what it trains
+
     def objective(self) -> Estimate:
         """The ELBO's loss, and what has the gradient to follow: with draws of the pool, if any."""
+        of = self.target, self.flow, self.particles
         if self.draws is None:
-            return wide(self.target, self.flow, self.particles)
-        return beside(self.target, self.flow, self.particles, self.draws, self.slopes)
+            return wide(*of, self.recipe)
+        return beside(*of, self.draws, self.slopes, self.recipe)
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -134,17 +209,9 @@ class Pool:
             return 0.0
         x, log_det = self.flow.inverse_and_log_det(self.draws)
         # The inverse has the other sign: log q = log N(x) + log |det dx / du|.
-        return WEIGHT * float((x.square().sum(-1) / 2 - log_det).mean())
+        return self.recipe.pool_weight * float((x.square().sum(-1) / 2 - log_det).mean())
 
 
 def _root(draws: Tensor) -> Tensor:
     """The Cholesky factor of the covariance of draws, with shape ``(D, D)``."""
-    return torch.linalg.cholesky(torch.cov(draws.T).reshape(draws.shape[-1], -1))
-
-
-def pool_of(
-    guide: AutoFlowGuide, target: Target, particles: int, cheap: bool = True
-) -> Pool | None:
-    """A pool, still empty, if there can be one for this guide."""
-    able = target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
-    return Pool(guide, target, particles, cheap) if able else None
+    return lower((draws - draws.mean(0)).mT / math.sqrt(len(draws) - 1))

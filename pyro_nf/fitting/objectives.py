@@ -5,20 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.fitting.step import Estimate
+from pyro_nf.fitting.elbo import Estimate
+from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.flows import Flow
 from pyro_nf.model import LogDensity
 
-__all__ = ["WEIGHT", "beside", "wide"]
-
-WIDER = 0.7  # by which the radius of wide draws is larger: its spread over normal draws
-SHARE = 2  # draws of a pool for each of the guide's own
-MANY = 4  # of them where they alone are trained
-WEIGHT = 4.0  # of their divergence, beside that of the ELBO
-FAR = 10.0  # times the median of their gaps, from which a draw counts for no more
+__all__ = ["beside", "wide"]
 
 
-def wide(log_density: LogDensity, flow: Flow, particles: int) -> Estimate:
+def wide(log_density: LogDensity, flow: Flow, particles: int, recipe: Recipe) -> Estimate:
     r"""The ELBO's loss, and what has a gradient to follow, by draws wider than the guide's.
 
     The path gradient of the ELBO asks at each draw for the gap of the two scores to vanish:
@@ -40,8 +35,9 @@ def wide(log_density: LogDensity, flow: Flow, particles: int) -> Estimate:
         log_density: That of the posterior, not normalized.
         flow: The flow f, which carries the score.
         particles: The number of draws; a single one is not widened.
+        recipe: How wide they are.
     """
-    width = 1 + WIDER / math.sqrt(flow.dim) if particles > 1 else 1.0
+    width = 1 + recipe.wider / math.sqrt(flow.dim) if particles > 1 else 1.0
     normal = _normal(flow, particles)
     x = width * normal
     u, log_det, score = flow.forward_and_score(x, -x)
@@ -54,7 +50,12 @@ def wide(log_density: LogDensity, flow: Flow, particles: int) -> Estimate:
 
 
 def beside(
-    log_density: LogDensity, flow: Flow, particles: int, draws: Tensor, slopes: Tensor | None
+    log_density: LogDensity,
+    flow: Flow,
+    particles: int,
+    draws: Tensor,
+    slopes: Tensor | None,
+    recipe: Recipe,
 ) -> Estimate:
     r"""The ELBO's loss, and what has a gradient to follow, with draws u of the posterior.
 
@@ -84,8 +85,9 @@ def beside(
         particles: The number of the guide's own draws.
         draws: Draws of the posterior, with shape ``(n, D)``.
         slopes: The gradients of log p there; None for a posterior of several modes.
+        recipe: How many of them a step takes, and what they count for.
     """
-    count = particles * (MANY if slopes is None else SHARE)
+    count = particles * (recipe.pool_share_alone if slopes is None else recipe.pool_share)
     chosen = torch.randint(len(draws), (count,), device=draws.device)
     with torch.no_grad():
         x, _ = flow.inverse_and_log_det(draws[chosen])
@@ -101,9 +103,9 @@ def beside(
     gap = score[rest].detach() - slopes[chosen]
     (of_x,) = torch.autograd.grad(u[rest], x, gap, retain_graph=True)
     size = of_x.norm(dim=-1, keepdim=True)
-    most = FAR * size.median() + torch.finfo(size.dtype).tiny  # for gaps of zero
+    most = recipe.far * size.median() + torch.finfo(size.dtype).tiny  # for gaps of zero
     gap = gap * (most / size.clamp_min(most))
-    return losses.mean(), surrogate + WEIGHT * (gap * u[rest]).sum(-1).mean()
+    return losses.mean(), surrogate + recipe.pool_weight * (gap * u[rest]).sum(-1).mean()
 
 
 def _normal(flow: Flow, count: int) -> Tensor:

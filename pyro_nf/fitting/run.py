@@ -1,42 +1,28 @@
-"""A run of steps: schedule, averaging, stopping, roll-back, checkpoints and the progress bar."""
+"""A run of steps: schedule, averaging, stopping, roll-back and the progress bar."""
 
 import math
-import os
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_nf.files import write
-from pyro_nf.fitting import when_to_compile as tiers
+from pyro_nf.fitting import when_to_compile
 from pyro_nf.fitting.annealing import weight_at
-from pyro_nf.fitting.batches import Batches
-from pyro_nf.fitting.chain_pool import Pool
+from pyro_nf.fitting.checkpoint import Checkpoint
+from pyro_nf.fitting.prepare import Setup
+from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.result import AVERAGE, Score, choose
-from pyro_nf.fitting.schedule import MEDIAN, Schedule, level
-from pyro_nf.fitting.step import Step
-from pyro_nf.model import NUMERICS, blame
+from pyro_nf.fitting.schedule import Schedule, level
+from pyro_nf.fitting.state import State
+from pyro_nf.model import blame
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["FitError", "Run"]
-
-BLOCK = 50  # steps between two looks at the run
-WINDOW = 400  # steps over which the progress bar averages the ELBO
-CALM = 0.5  # times the rate where draws of the posterior take part: they may be wild to the guide
-RETRIES = 4  # returns to the best state, each at a smaller rate
-ASTRAY = 10  # nats and spreads that the loss may rise above that of the best state
-SHRINK = 0.3
-SAVE_EVERY = 5.0  # seconds
-LOG_EVERY = 10.0  # seconds between two lines of a progress bar in a log file
-FINALS = 16  # evaluations of the loss by which the end states are compared
-FINAL_BATCHES = 64  # the same where each is of other rows
 
 
 class FitError(RuntimeError):
@@ -57,87 +43,81 @@ class FitError(RuntimeError):
 
 
 class Run:
-    """The run of a fit, and all that a checkpoint must hold of it.
+    """The run of a fit.
 
     The rate falls to zero in rounds, until nothing is left to win or the last of them has ended;
     in the last, a guide may learn from draws of the posterior, too.
 
     Arguments:
-        step: The step.
-        lr: The learning rate.
-        steps: The number of steps, in one round; None to stop by itself.
-        modules: What holds, besides parameters, buffers that a checkpoint needs.
-        batches: The data of the steps; None for those that the step has.
-        warmup: The number of steps in which the weight of annealing rises.
-        pool: What the guide learns from besides; filled before the last round.
-        progress: Whether to show a progress bar.
-        path: Where to save checkpoints, if anywhere.
-        identity: What a checkpoint must agree on to be of this run.
+        setup: What is run.
+        recipe: How.
+        checkpoint: Where it is saved, and goes on from if it was.
 
     Attributes:
-        losses: The loss of each step; NaN where it was skipped.
-        message: How the run ended.
+        state: All that changes in it.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        lr: float,
-        steps: int | None,
-        modules: Sequence[nn.Module] = (),
-        *,
-        batches: Batches | None = None,
-        warmup: int = 0,
-        pool: Pool | None = None,
-        progress: bool = False,
-        path: str | os.PathLike[str] | None = None,
-        identity: str = "",
-    ) -> None:
-        self.step, self.path, self.identity = step, path, identity
-        self.pool = pool
-        self.modules, self.progress = modules, progress
-        self.batches, self.warmup = batches, warmup
-        self.order = 0 if batches is None else int(torch.randint(2**31, ()))
+    def __init__(self, setup: Setup, recipe: Recipe, checkpoint: Checkpoint) -> None:
+        self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
+        self.step, self.pool, self.options = setup.step, setup.pool, setup.options
+        self.warmup = self.options.warmup
         self.feed: Iterator[Sequence[Any]] | None = None
-        self.schedule = Schedule.of(lr, steps, warmup)
-        self.retries = 0
-        self.losses: list[float] = []
-        self.message = ""
-        self.finished = False
-        self.first = step.parameters()
-        self.best, self.best_loss, self.best_spread = self.first, math.inf, 0.0
-        self.sum, self.summed = torch.zeros_like(self.first), 0
-        self._saved = time.monotonic()
-        if pool is not None and not warmup:
-            step.aim(pool.objective)
+        first = self.step.parameters()
+        self.state = State(
+            schedule=Schedule.of(recipe, self.options.lr, self.options.steps, self.warmup),
+            order=0 if self.options.source is None else int(torch.randint(2**31, ())),
+            first=first,
+            best=first,
+            sum=torch.zeros_like(first),
+        )
+        content = checkpoint.load()
+        if content is not None:
+            self._restore(content)
+        if self.pool is not None:
+            self.pool.begin(self.step, self.schedule, self.warmup)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The rounds."""
+        return self.state.schedule
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each step; NaN where it was skipped."""
+        return self.state.losses
+
+    @property
+    def is_of_several_modes(self) -> bool:
+        """Whether it is draws of several modes that are trained."""
+        return self.pool is not None and self.pool.is_of_several_modes
 
     # ---------------------------------------------------------------- the run
 
-    def go(self, compile: str | bool) -> None:  # fit's word
+    def go(self, compile: when_to_compile.Compile) -> None:  # fit's word
         """Run to the end, or to Ctrl-C, and leave the best parameters in place."""
-        if self.finished:
+        if self.state.finished:
             return
-        if self.batches is not None:
-            self.feed = self.batches.start(self.order, len(self.losses))
+        if self.options.source is not None:
+            self.feed = self.options.source.start(self.state.order, len(self.losses))
         # In a log file every refresh is a line.
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         with tqdm(
             total=self.schedule.end,
-            disable=not self.progress,
+            disable=not self.options.progress,
             initial=len(self.losses),
-            mininterval=0.1 if watched else LOG_EVERY,
+            mininterval=0.1 if watched else self.recipe.log_every,
         ) as bar:
             try:
-                tiers.begin(self.step, compile, bar)
+                when_to_compile.begin(self.step, compile, bar)
                 while len(self.losses) < self.schedule.end or self._begin_round():
                     started = time.perf_counter()
-                    self._block()
-                    self._look()
+                    self._take_block()
+                    self._after_block()
                     self._show(bar)
-                    if compile == "auto" and len(self.losses) >= 2 * BLOCK:
-                        seconds = (time.perf_counter() - started) / BLOCK
-                        left = self.schedule.end - len(self.losses)
-                        tiers.upgrade(self.step, left, seconds, bar)
+                    if compile == "auto" and len(self.losses) >= 2 * self.recipe.block:
+                        seconds = (time.perf_counter() - started) / self.recipe.block
+                        steps = self.schedule.end - len(self.losses)
+                        when_to_compile.upgrade(self.step, steps, seconds, self.recipe, bar)
                 how = "finished" if self.schedule.is_last else "stationary"
             except KeyboardInterrupt:
                 how = "interrupted"
@@ -147,20 +127,19 @@ class Run:
         """Begin the next round from the average of this one, if it has left anything to win."""
         if self.schedule.is_last:
             return False
-        if self.summed:
-            self._set(self.sum / self.summed)
+        if self.state.summed:
+            self._set(self.state.sum / self.state.summed)
         if self._is_stationary():
             return False
-        several = self.pool is not None and self.pool.several
-        self.schedule.advance(to_last=several)
+        self.schedule.advance(to_last=self.is_of_several_modes)
         self._forget()
-        if self.pool is not None and self.schedule.is_last:
-            self._fill(self.pool)
+        if self.pool is not None and self.pool.before_round(self.step, self.schedule):
+            self.state.best, self.state.best_loss = self.step.parameters(), math.inf
         return True
 
     def _is_stationary(self) -> bool:
         """Whether nothing is left to win."""
-        if self.pool is not None and self.pool.several:
+        if self.is_of_several_modes:
             return False  # of what it has not seen, a guide's own draws say nothing
         if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
             return True
@@ -168,210 +147,149 @@ class Run:
 
     def _forget(self) -> None:
         """Begin another average of the iterates."""
-        self.sum, self.summed = torch.zeros_like(self.first), 0
+        self.state.sum, self.state.summed = torch.zeros_like(self.state.first), 0
 
-    def _block(self) -> None:
+    def _take_block(self) -> None:
         """Take some steps."""
         begin, end = len(self.losses), self.schedule.end
-        count = min(BLOCK, end - begin)
+        count = min(self.recipe.block, end - begin)
         averaging = end - self.schedule.tail
         losses = []
-        failure: Exception | None = None
+        self.step.failure = None
         for index in range(begin, begin + count):
             if index <= self.warmup:
-                self.step.weight.fill_(weight_at(index, self.warmup))
+                self.step.weight.fill_(weight_at(index, self.warmup, self.recipe.first_weight))
             if self.feed is not None:
                 self.step.feed(next(self.feed), self.step.data[1])
-            try:
-                losses.append(self.step(self.schedule.rate(index)))
-            except NUMERICS as error:
-                failure = error  # of the model's numerics: costs this step
-                losses.append(torch.tensor(math.nan))
+            losses.append(self.step(self.schedule.rate(index)))
             if index >= averaging:
-                self.sum += self.step.parameters()
-                self.summed += 1
-        values = torch.stack([loss.to(self.sum) for loss in losses]).tolist()
-        self.losses += values
+                self.state.sum += self.step.parameters()
+                self.state.summed += 1
+        values = torch.stack([loss.to(self.state.sum) for loss in losses]).tolist()
+        self.state.losses += values
         if sum(map(math.isnan, values)) > count / 2:
-            self._retreat(failure)
+            self._retreat()
         else:
             self._judge([loss for loss in values if math.isfinite(loss)])
 
-    def _retreat(self, failure: Exception | None) -> None:
+    def _retreat(self) -> None:
         """Return to the best state; give up after some times."""
-        if self.retries == RETRIES:
+        if self.state.retries == self.recipe.retries:
             step = self.step
-            self._set(self.best)
+            self._set(self.state.best)
             raise FitError(
-                f"most steps failed, also after {RETRIES} returns to the best state at smaller "
-                f"learning rates: {blame(step.model, step.guide, *step.data)}"
-            ) from failure
+                f"most steps failed, also after {self.recipe.retries} returns to the best state at "
+                f"smaller learning rates: {blame(step.model, step.guide, *step.data)}"
+            ) from step.failure
         self._return()
 
     def _return(self) -> None:
         """Go on from the best state, at a smaller rate."""
-        self.retries += 1
-        self.schedule.lr *= SHRINK
-        self._set(self.best)
+        self.state.retries += 1
+        self.schedule.lr *= self.recipe.shrink
+        self._set(self.state.best)
         self.step.adam.reset()
         self._forget()
 
     def _judge(self, block: Sequence[float]) -> None:
         """Keep the best state, or return to it where the losses are far above its own."""
+        state, length = self.state, self.recipe.block
         # While it is annealed, and right after, the best loss so far is of another weight.
-        annealed = len(self.losses) - BLOCK <= self.warmup
+        annealed = len(self.losses) - length <= self.warmup
         loss = sum(block) / len(block)
         if self._is_astray(block):
             self._return()
-        elif annealed or loss < self.best_loss:
-            self.best, self.best_loss = self.step.parameters(), loss
-            self.best_spread = level(block, BLOCK)[1]
-
-    def _look(self) -> None:
-        """Let chains go on, save."""
-        done = len(self.losses)
-        if self.pool is not None and self.pool.slopes is not None:
-            gone = done - self.schedule.turn
-            again = [int(share * self.schedule.length) for share in self.pool.again]
-            if any(gone - BLOCK < steps <= gone for steps in again):
-                self._refill(self.pool)
-        if self.path is not None and time.monotonic() - self._saved > SAVE_EVERY:
-            self.save()
+        elif annealed or loss < state.best_loss:
+            state.best, state.best_loss = self.step.parameters(), loss
+            state.best_spread = level(block, length, self.recipe)[1]
 
     def _is_astray(self, block: Sequence[float]) -> bool:
         """Whether the loss is far above what it was; it may rise where draws alone are trained."""
-        if self.retries == RETRIES or (self.pool is not None and self.pool.several):
+        if self.state.retries == self.recipe.retries or self.is_of_several_modes:
             return False
-        loss, _ = level(block, BLOCK)
-        return loss > self.best_loss + ASTRAY * (1 + self.best_spread)
+        loss, _ = level(block, self.recipe.block, self.recipe)
+        return loss > self.state.best_loss + self.recipe.astray * (1 + self.state.best_spread)
 
-    def _fill(self, pool: Pool) -> None:
-        """Learn from draws of the posterior, too, while the rate falls."""
-        try:
-            pool.fill()
-        except NUMERICS:  # numerics of the model: go without
-            return
-        if not self.step.aim(pool.objective):  # planar's inverse, say, ends when it is exact
-            pool.draws = pool.slopes = None
-            return
-        self.step.adam.reset()  # gradients are of another size now
-        if not pool.several:
-            self.schedule.lr *= CALM
-        self.best, self.best_loss = self.step.parameters(), math.inf  # of another objective
+    def _after_block(self) -> None:
+        """Let chains go on, save."""
+        if self.pool is not None and self.pool.after_block(len(self.losses), self.schedule):
+            self.state.best_loss = math.inf  # what is best so far was so for other draws
+        if self.checkpoint.is_due(self.recipe.save_every):
+            self._save()
 
-    def _refill(self, pool: Pool) -> None:
-        """Learn from other draws of the posterior from here on."""
-        try:
-            pool.refill()
-        except NUMERICS:  # numerics: the old ones serve
-            return
-        self.best_loss = math.inf  # what is best so far was so for others
+    # ---------------------------------------------------------------- its end
 
     def _finish(self, how: str) -> None:
         """Choose among the states that could be the result, by their losses on equal draws."""
-        states: dict[str, Tensor] = {}
-        if self.summed:  # the first, since a round that was the last has set it
-            states[f"{AVERAGE} of {self.summed} iterates"] = self.sum / self.summed
-        states |= {"the last iterate": self.step.parameters(), "the best state": self.best}
-        states["the start"] = self.first
+        state = self.state
+        ends: dict[str, Tensor] = {}
+        if state.summed:  # the first, since a round that was the last has set it
+            ends[f"{AVERAGE} of {state.summed} iterates"] = state.sum / state.summed
+        ends |= {"the last iterate": self.step.parameters(), "the best state": state.best}
+        ends["the start"] = state.first
         self.step.weight.fill_(1.0)
         # The same batches for all of them.
-        data: list[Sequence[Any]] = [self.step.data[0]] * FINALS
+        data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses
         if self.feed is not None:
-            data = list(islice(self.feed, FINAL_BATCHES))
-        scores = {name: self._score(state, data) for name, state in states.items()}
+            data = list(islice(self.feed, self.recipe.final_batches))
+        scores = {name: self._score(end, data) for name, end in ends.items()}
         chosen = choose(scores, batches=self.feed is not None)
-        score = scores[chosen]
-        self._set(states[chosen])
-        skipped = sum(map(math.isnan, self.losses))
-        self.message = (
-            f"{how} after {len(self.losses):,} steps ({self.step.fastest}); {chosen}, "
-            f"ELBO {-score.mean:.2f} ± {score.error:.2f}"
-            + (f"; there are {self.pool.modes} modes" if self.pool and self.pool.several else "")
-            + (f"; {skipped} steps were skipped" if skipped else "")
-            + (f"; {self.retries} returns to the best state" if self.retries else "")
-        )
-        self.finished = how != "interrupted"
-        if self.path is not None:
-            self.save()
+        self._set(ends[chosen])
+        state.message = f"{how} after {len(self.losses):,} steps ({self.step.fastest}); "
+        state.message += self._words(chosen, scores[chosen])
+        state.finished = how != "interrupted"
+        self._save()
 
-    def _score(self, state: Tensor, data: Sequence[Sequence[Any]]) -> Score:
-        """The losses of a state on some data, and what else there is to learn."""
-        self._set(state)
+    def _score(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Score:
+        """The losses of parameters on some data, and what else there is to learn."""
+        self._set(end)
         losses = []
         with kept_random_state():
             for args in data:
                 self.step.feed(args, self.step.data[1])
-                try:
-                    losses.append(self.step(0.0))
-                except NUMERICS:
-                    losses.append(torch.tensor(math.nan))
-        rest = self.pool.loss() if self.pool else 0.0
-        return Score(torch.stack([loss.to(self.sum) for loss in losses]), rest)
+                losses.append(self.step(0.0))
+        rest = 0.0 if self.pool is None else self.pool.loss()
+        return Score(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
 
-    def _set(self, state: Tensor) -> None:
-        self.step.set_parameters(state)
+    def _words(self, chosen: str, score: Score) -> str:
+        """The end of the message: what was chosen, and what happened on the way."""
+        skipped = sum(map(math.isnan, self.losses))
+        words = [f"{chosen}, ELBO {-score.mean:.2f} ± {score.error:.2f}"]
+        words += [] if self.pool is None else self.pool.words()
+        words += [f"{skipped} steps were skipped"] if skipped else []
+        words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []
+        return "; ".join(words)
 
-    def history(self) -> Tensor:
-        """The losses so far, with shape ``(steps,)``."""
-        return torch.tensor(self.losses, dtype=torch.float64)
+    def _set(self, parameters: Tensor) -> None:
+        self.step.set_parameters(parameters)
 
     def _show(self, bar: Any) -> None:
         bar.total = self.schedule.end
-        loss, spread = level(self.losses, WINDOW)
-        error = MEDIAN * spread / math.sqrt(min(WINDOW, len(self.losses)))
-        epoch = self.batches.length if self.batches is not None else None
+        window = self.recipe.window
+        loss, spread = level(self.losses, window, self.recipe)
+        error = self.recipe.median_error * spread / math.sqrt(min(window, len(self.losses)))
+        epoch = self.options.source.length if self.options.source is not None else None
         where = f"epoch {len(self.losses) // epoch}, " if epoch else ""
         bar.set_postfix_str(f"{where}ELBO {-loss:.2f} ± {error:.2f}", refresh=False)
         bar.update(len(self.losses) - bar.n)
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self) -> None:
-        """Write a checkpoint; a path that cannot be written is a warning, and the run goes on."""
-        assert self.path is not None  # the callers have looked
-        self._saved = time.monotonic()
-        content: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
-        content |= {"schedule": asdict(self.schedule)}
-        content |= {"kind": "checkpoint", "parameters": self.step.parameters()}
+    def _save(self) -> None:
+        if self.checkpoint.path is None:
+            return
+        content = {"state": self.state.content(), "parameters": self.step.parameters()}
         content |= {"adam": self.step.adam.state(), "random": torch.get_rng_state()}
-        content["pool"] = (
-            None if self.pool is None else (self.pool.draws, self.pool.slopes, self.pool.modes)
-        )
-        content["modules"] = [dict(module.state_dict()) for module in self.modules]
-        try:
-            write(self.path, content)
-        except OSError as error:
-            warnings.warn(
-                f"the checkpoint {os.fspath(self.path)!r} cannot be written: {error}; the fit goes "
-                "on without",
-                stacklevel=4,
-            )
-            self.path = None
+        content["pool"] = None if self.pool is None else self.pool.state()
+        content["modules"] = [dict(module.state_dict()) for module in self.setup.modules]
+        self.checkpoint.save(content)
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        if content["identity"] != self.identity:
-            raise ValueError(
-                "the checkpoint is of another fit: it was made with "
-                f"{content['identity']}, and this call has {self.identity}; delete the file, or "
-                "name another"
-            )
-        for name in _KEPT:
-            setattr(self, name, content[name])
-        self.schedule = Schedule(**content["schedule"])
-        for module, state in zip(self.modules, content["modules"], strict=True):
+    def _restore(self, content: Mapping[str, Any]) -> None:
+        self.state = State.of(content["state"], self.recipe)
+        for module, state in zip(self.setup.modules, content["modules"], strict=True):
             module.load_state_dict(state)
         if self.pool is not None:
-            self.pool.draws, self.pool.slopes, self.pool.modes = content["pool"]
-            if self.pool.draws is not None:
-                self.step.aim(self.pool.objective)
+            self.pool.restore(content["pool"])
         self._set(content["parameters"])
         self.step.adam.reset(content["adam"])
         torch.set_rng_state(content["random"])
-
-
-_KEPT = (
-    *("identity", "retries", "losses", "message", "finished", "order"),
-    *("first", "best", "best_loss", "best_spread", "sum", "summed"),
-)

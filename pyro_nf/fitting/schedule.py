@@ -3,19 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-__all__ = ["MEDIAN", "ROUNDS", "Schedule", "level"]
+from pyro_nf.fitting.recipe import Recipe
 
-# Steps of a run that ends by itself. Nearly normal posteriors need no more than the first; in the
-# last, draws of the posterior may take part.
-ROUNDS = (400, 1_600, 2_000)
-TAIL = 0.2  # share of a round, its last, over which the parameters are averaged
-EXACT = 0.01  # variance of a log weight: that of a guide which is the posterior to one per cent
-TOLERANCE = 0.01  # nats by which a round must improve on the one before
-SIGMAS = (0.159, 0.5, 0.841)  # quantiles of a normal variable: the mean and a sigma around it
-MEDIAN = 1.25  # standard error of its median, in those of its mean
+__all__ = ["Schedule", "level"]
 
 
 @dataclass
@@ -23,21 +17,29 @@ class Schedule:
     """Rounds of steps, in each of which the learning rate falls to zero by a half cosine.
 
     Arguments:
+        recipe: The rounds, and when nothing is left to win.
         lr: The learning rate at the start of a round.
         turn: The step at which the round begins; before the first the rate is `lr`.
         length: The steps of the round.
-        round: Which of `ROUNDS` it is; None for one alone, whose length the user has given.
+        round: Which of the recipe's it is; None for one alone, whose length the user has given.
     """
 
+    recipe: Recipe
     lr: float
     turn: int
     length: int
     round: int | None
 
     @classmethod
-    def of(cls, lr: float, steps: int | None, warmup: int) -> "Schedule":
+    def of(cls, recipe: Recipe, lr: float, steps: int | None, warmup: int) -> "Schedule":
         """That of a run of so many steps, or of one that ends by itself."""
-        return cls(lr, warmup, ROUNDS[0], 0) if steps is None else cls(lr, 0, steps, None)
+        if steps is not None:
+            return cls(recipe, lr, 0, steps, None)
+        return cls(recipe, lr, warmup, recipe.rounds[0], 0)
+
+    def state(self) -> dict[str, Any]:
+        """All but the recipe, by name."""
+        return {"lr": self.lr, "turn": self.turn, "length": self.length, "round": self.round}
 
     @property
     def end(self) -> int:
@@ -47,12 +49,12 @@ class Schedule:
     @property
     def tail(self) -> int:
         """The number of its last steps, at small rates."""
-        return _tail(self.length)
+        return self._tail(self.length)
 
     @property
     def is_last(self) -> bool:
         """Whether no round comes after it."""
-        return self.round in (None, len(ROUNDS) - 1)
+        return self.round in (None, len(self.recipe.rounds) - 1)
 
     def rate(self, index: int) -> float:
         """The learning rate of a step."""
@@ -64,36 +66,36 @@ class Schedule:
         """Begin the next round, or the last."""
         assert self.round is not None  # the callers have looked
         self.turn = self.end
-        self.round = len(ROUNDS) - 1 if to_last else self.round + 1
-        self.length = ROUNDS[self.round]
+        self.round = len(self.recipe.rounds) - 1 if to_last else self.round + 1
+        self.length = self.recipe.rounds[self.round]
 
     def is_exact(self, losses: Sequence[float], particles: int) -> bool:
         """Whether the log weights are constant, with rare draws far out counted in full.
 
         With the path gradient nothing is left to learn then.
         """
-        return particles * float(torch.tensor(losses[-self.tail :]).double().var()) < EXACT
+        variance = float(torch.tensor(losses[-self.tail :]).double().var())
+        return particles * variance < self.recipe.exact
 
     def is_idle(self, losses: Sequence[float]) -> bool:
         """Whether the round has won nothing that is worth its time."""
         if not self.round:
             return False
-        loss, spread = level(losses, self.tail)
-        tail = _tail(ROUNDS[self.round - 1])
-        old, old_spread = level(losses[: self.turn], tail)
-        noise = MEDIAN * math.hypot(old_spread / math.sqrt(tail), spread / math.sqrt(self.tail))
-        return old - loss < max(TOLERANCE, noise)
+        loss, spread = level(losses, self.tail, self.recipe)
+        tail = self._tail(self.recipe.rounds[self.round - 1])
+        old, old_spread = level(losses[: self.turn], tail, self.recipe)
+        error = math.hypot(old_spread / math.sqrt(tail), spread / math.sqrt(self.tail))
+        return old - loss < max(self.recipe.tolerance, self.recipe.median_error * error)
+
+    def _tail(self, length: int) -> int:
+        return max(1, int(self.recipe.tail * length))
 
 
-def _tail(length: int) -> int:
-    return max(1, int(TAIL * length))
-
-
-def level(losses: Sequence[float], window: int) -> tuple[float, float]:
+def level(losses: Sequence[float], window: int, recipe: Recipe) -> tuple[float, float]:
     """The loss in the last steps, and its spread.
 
     Median and quantiles, since the loss of a wild draw may be of any size.
     """
     values = torch.tensor(losses[-window:], dtype=torch.float64).nan_to_num(math.inf)
-    low, middle, high = values.quantile(torch.tensor(SIGMAS).double())
+    low, middle, high = values.quantile(torch.tensor(recipe.sigmas).double())
     return float(middle), float(high - low) / 2

@@ -1,5 +1,6 @@
 """One step of SVI as one function: traced from the unchanged model and guide, then compiled."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,7 +8,6 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -16,17 +16,14 @@ from pyro_nf import engines
 from pyro_nf.engines import NothingLeavesTheGraph, mutates, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
-from pyro_nf.fitting.elbo import estimate
+from pyro_nf.fitting.elbo import Estimate, estimate, parameters_of
+from pyro_nf.fitting.recipe import RECIPE, Recipe
 from pyro_nf.model import NUMERICS
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Step", "Tier"]
 
-Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 Tier = Literal["eager", "quick", "full"]
-
-SEED = 20_151_123  # of the comparison alone, whose random state is then forgotten
-TRIES = 10  # comparisons of a traced with an eager step, until one is finite
 
 
 class Step:
@@ -37,7 +34,8 @@ class Step:
     and the guide; ``quick`` and ``full`` run what tracing them once has recorded, after it has
     been compared with an eager step.
 
-    A step whose loss or gradient is not finite changes nothing and returns NaN.
+    A step whose loss or gradient is not finite, or in which the model's numerics fail, changes
+    nothing and returns NaN.
 
     Arguments:
         elbo: Any of Pyro's ELBOs; those that are not built on traces run eagerly.
@@ -46,6 +44,7 @@ class Step:
         args: What model and guide take.
         kwargs: What model and guide take.
         anneal: What the weight weights, see :func:`~pyro_nf.fitting.annealed`.
+        recipe: The numbers of Adam and of the comparison.
 
     Attributes:
         adam: What moves the parameters.
@@ -56,6 +55,7 @@ class Step:
         reason: Why a faster tier was refused, or an empty string.
         nodes: The number of operations in the traced step.
         objective: What is trained, made of the ELBO's estimates; at first these.
+        failure: What the model's numerics have raised last; None where they have not failed.
     """
 
     def __init__(
@@ -66,16 +66,19 @@ class Step:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         anneal: Anneal | None = None,
+        recipe: Recipe = RECIPE,
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         self.data = (tuple(args), dict(kwargs or {}))
         self.fastest: Tier = "eager"
         self.reason = ""
-        found = self._parameters()
+        found = parameters_of(elbo, model, guide, *self.data)
         self.names, self.leaves = list(found), list(found.values())
         if not found:
             raise ValueError("neither the model nor the guide has a parameter to train")
-        self.adam = Adam(self.leaves)
+        self.adam = Adam(self.leaves, recipe.betas, recipe.epsilon, recipe.longest_gradient)
+        self.recipe = recipe
+        self.failure: Exception | None = None
         self.nodes = 0
         self.objective: Callable[[], Estimate] = self.estimate
         self._graph: torch.fx.GraphModule | None = None
@@ -92,18 +95,6 @@ class Step:
     def tier(self) -> Tier:
         """What runs: ``"eager"``, ``"quick"`` or ``"full"``."""
         return self.fastest if self._fits else "eager"
-
-    def _parameters(self) -> dict[str, Tensor]:
-        """One run of model and guide, for the parameters that they use."""
-        with poutine.trace(param_only=True) as capture:
-            self.elbo.loss(self.model, self.guide, *self.data[0], **self.data[1])
-        leaves: dict[int, tuple[str, Tensor]] = {}
-        for name, site in capture.trace.nodes.items():
-            value = site["value"]
-            leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
-            if leaf.requires_grad:
-                leaves.setdefault(id(leaf), (name, leaf))
-        return dict(leaves.values())
 
     def _tensors(self) -> list[Tensor]:
         """The tensors among the data."""
@@ -134,7 +125,7 @@ class Step:
         for leaf, part in zip(self.leaves, parts, strict=True):
             leaf.copy_(part.reshape(leaf.shape))
 
-    def aim(self, objective: Callable[[], Estimate]) -> bool:
+    def use_objective(self, objective: Callable[[], Estimate]) -> bool:
         """Use another objective from the next step on, unless that would end a compiled tier.
 
         Arguments:
@@ -162,9 +153,13 @@ class Step:
             The loss before the step, a scalar; NaN where nothing was changed.
         """
         self.adam.lr.fill_(lr)
-        if self._engine is None or not self._fits:
-            return self.adam.update(*self.gradient())
-        return self._engine(self._inputs)
+        try:
+            if self._engine is None or not self._fits:
+                return self.adam.update(*self.gradient())
+            return self._engine(self._inputs)
+        except NUMERICS as error:
+            self.failure = error
+            return torch.full_like(self.adam.count, math.nan)
 
     def feed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Use other data from the next step on; of other shapes, eagerly."""
@@ -199,6 +194,15 @@ class Step:
             for leaf, part in zip(self.leaves, found, strict=True)
         ]
         return loss, torch.cat([part.reshape(-1).to(self.adam.mean.dtype) for part in parts])
+
+    def silent(self) -> list[str]:
+        """The names of the parameters that no gradient reaches; none where the numerics fail."""
+        with kept_random_state():
+            try:
+                _, found = self.gradients()
+            except NUMERICS:  # the run meets it, and counts it
+                return []
+        return [name for name, part in zip(self.names, found, strict=True) if part is None]
 
     # ---------------------------------------------------------------- compiling
 
@@ -249,8 +253,8 @@ class Step:
         The random state differs from that of the trace, so that a value which the trace has
         taken for a constant shows.
         """
-        for attempt in range(TRIES):
-            pyro.set_rng_seed(SEED + attempt)
+        for attempt in range(self.recipe.comparisons):
+            pyro.set_rng_seed(self.recipe.comparison_seed + attempt)
             try:
                 with pyro.validation_enabled(False):
                     loss, gradient = self.gradient()
@@ -259,7 +263,7 @@ class Step:
             if not bool(torch.isfinite(loss) & torch.isfinite(gradient).all()):
                 continue
             expected = self.adam.mean_after(gradient)
-            pyro.set_rng_seed(SEED + attempt)
+            pyro.set_rng_seed(self.recipe.comparison_seed + attempt)
             inputs = [tensor.clone() for tensor in self._inputs]
             traced = engine(inputs)
             mean = inputs[len(self.leaves)]
@@ -275,7 +279,8 @@ class Step:
                     f"gradient off by {float(gap):.1e}"
                 )
             return
-        raise RuntimeError(f"no finite loss and gradient in {TRIES} steps to compare with")
+        tries = self.recipe.comparisons
+        raise RuntimeError(f"no finite loss and gradient in {tries} steps to compare with")
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

@@ -1,22 +1,17 @@
 """How fast a run steps: traced at once, compiled where what is left of the run repays it."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal
 
+from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.step import Step
 
-__all__ = ["begin", "upgrade"]
+__all__ = ["Compile", "begin", "upgrade"]
 
-# Seconds that inductor takes: what it costs at all, and for each node of the step's graph; and
-# what it saves of each step: the calls of the nodes, but not the work of large ones.
-TIME = (5.0, 0.02)
-GAIN = 1e-6
-# Parameters up to which it saves any: of millions, gathered from many tensors, its one loop for
-# all of Adam takes longer than the operations one by one.
-MOST = 300_000
+Compile = Literal["auto", "quick", "full", False]
 
 
-def begin(step: Step, compile: str | bool, bar: Any) -> None:  # fit's word
+def begin(step: Step, compile: Compile, bar: Any) -> None:  # fit's word
     """Move a step to the tier in which its run begins.
 
     Arguments:
@@ -36,20 +31,26 @@ def begin(step: Step, compile: str | bool, bar: Any) -> None:  # fit's word
     bar.set_description("fitting")
 
 
-def upgrade(step: Step, left: int, seconds: float, bar: Any) -> None:
+def upgrade(step: Step, steps: int, seconds: float, recipe: Recipe, bar: Any) -> None:
     """Compile a traced step fully where the rest of its run repays it.
 
     Arguments:
         step: The step.
-        left: The steps that are left of the run.
+        steps: How many of them the rest of the run has.
         seconds: What each takes now.
+        recipe: What compiling costs and saves.
         bar: A progress bar, which says so.
     """
     # A reason: it has been tried.
-    if step.tier != "quick" or step.reason or sum(leaf.numel() for leaf in step.leaves) > MOST:
+    if step.tier != "quick" or step.reason:
         return
-    price = TIME[0] + TIME[1] * step.nodes
-    if left * min(GAIN * step.nodes, seconds / 2) > price:
+    if sum(leaf.numel() for leaf in step.leaves) > recipe.most_parameters:
+        return
+    at_all, for_a_node = recipe.compile_seconds
+    if (
+        steps * min(recipe.saved_seconds * step.nodes, seconds / 2)
+        > at_all + for_a_node * step.nodes
+    ):
         bar.set_description("compiling")
         step.compile("full")
         bar.set_description("fitting")

@@ -13,10 +13,11 @@ from pyro.infer.reparam import LocScaleReparam
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import pyro_nf.fitting.fit
 from pyro_nf import AmortizedFlowGuide, AutoFlowGuide, Posterior, fit
 from pyro_nf.fitting.annealing import annealed, weight_at
 from pyro_nf.fitting.batches import Batches
+from pyro_nf.fitting.recipe import RECIPE
+from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.step import Step
 
 N, MU = 1000, 3.0
@@ -179,18 +180,18 @@ def test_a_checkpoint_goes_on_with_the_same_batches(tmp_path):
         return quiet(local, **options).losses
 
     whole = run(130)
-    stopped = pyro_nf.fitting.run.Run._look
+    after_block = Run._after_block
     path = tmp_path / "fit"
 
     def stop(self):
-        stopped(self)
+        after_block(self)
         if len(self.losses) == 50:
-            self.save()
+            self._save()
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyro_nf.fitting.run.Run, "_look", stop)
-        patch.setattr(pyro_nf.fitting.run.Run, "_finish", lambda self, how: None)
+        patch.setattr(Run, "_after_block", stop)
+        patch.setattr(Run, "_finish", lambda self, how: None)
         run(130, checkpoint=path)
     assert torch.equal(run(130, checkpoint=path), whole)
 
@@ -199,8 +200,9 @@ def test_a_checkpoint_goes_on_with_the_same_batches(tmp_path):
 
 
 def test_the_weight_of_annealing():
-    assert [weight_at(t, 100) for t in (0, 49, 99, 500)] == [0.01, 0.5, 1.0, 1.0]
-    assert weight_at(0, 0) == 1.0
+    first = RECIPE.first_weight
+    assert [weight_at(t, 100, first) for t in (0, 49, 99, 500)] == [0.01, 0.5, 1.0, 1.0]
+    assert weight_at(0, 0, first) == 1.0
 
 
 @pytest.mark.parametrize("what", ["energy", "kl", None])

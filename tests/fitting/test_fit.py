@@ -27,8 +27,8 @@ from torch import nn
 
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
-from pyro_nf.fitting.fit import LR
-from pyro_nf.fitting.run import SHRINK, FitError, Run
+from pyro_nf.fitting.recipe import RECIPE
+from pyro_nf.fitting.run import FitError, Run
 from pyro_nf.fitting.step import Step
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])
@@ -87,14 +87,14 @@ def test_a_round_that_wins_nothing_is_the_last():
 
 def push(monkeypatch, at):
     """After so many steps, move all parameters."""
-    block = Run._block
+    block = Run._take_block
 
     def push_and_block(self):
         if len(self.losses) == at:
             self.step.set_parameters(self.step.parameters() + 3.0)
         block(self)
 
-    monkeypatch.setattr(Run, "_block", push_and_block)
+    monkeypatch.setattr(Run, "_take_block", push_and_block)
 
 
 def test_a_run_that_strays_returns_to_its_best_state(monkeypatch):
@@ -120,7 +120,9 @@ def test_steps_that_fail_and_stray_return_once(monkeypatch):
     monkeypatch.setattr(Step, "__call__", call_or_fail)
     posterior = quiet(regression, X, Y, guide=AutoDiagonalNormal(regression), steps=1_000)
     assert "40 steps were skipped; 1 returns to the best state" in posterior.message
-    assert seen[650] == pytest.approx(SHRINK * LR * (1 + math.cos(0.65 * math.pi)) / 2)
+    assert seen[650] == pytest.approx(
+        RECIPE.shrink * RECIPE.lr * (1 + math.cos(0.65 * math.pi)) / 2
+    )
 
 
 def test_a_run_that_strays_while_it_is_annealed_returns_too(monkeypatch):
@@ -362,7 +364,7 @@ class TestFailures:
             quiet(model, steps=20, flow="diag")
         assert len([w for w in caught if "compiled" in str(w.message)]) == 1
 
-    def test_a_step_that_inductor_cannot_take_is_not_compiled_again(self, monkeypatch):
+    def test_a_step_that_inductor_cannot_take_is_not_compiled_again(self, monkeypatch, change):
         def full(graph, inputs):
             tries.append(graph)
             raise RuntimeError("no C++ compiler")
@@ -371,8 +373,8 @@ class TestFailures:
             pyro.sample("x", dist.Normal(0.0, 1.0))
 
         tries = []
-        monkeypatch.setattr("pyro_nf.engines.graph.full", full)
-        monkeypatch.setattr("pyro_nf.fitting.when_to_compile.TIME", (0.0, 0.0))  # it always repays
+        monkeypatch.setattr("pyro_nf.engines.full", full)
+        change(compile_seconds=(0.0, 0.0))  # it always repays
         posterior = quiet(model, guide=AutoNormal(model), steps=500)
         assert posterior.message.startswith("finished after 500 steps (quick)")
         assert len(tries) == 1
@@ -411,29 +413,27 @@ class TestFailures:
 
 
 class TestCheckpoints:
-    def test_a_resumed_fit_ends_where_an_unbroken_one_ends(self, tmp_path, monkeypatch):
+    def test_a_resumed_fit_ends_where_an_unbroken_one_ends(self, tmp_path, monkeypatch, change):
         options = {"steps": 300, "compile": "quick", "flow": "planar*2"}
         whole = quiet(regression, X, Y, **options)
         path = tmp_path / "fit.pt"
-        monkeypatch.setattr("pyro_nf.fitting.run.SAVE_EVERY", 0.0)
+        change(save_every=0.0)
         stop = 150
 
         class StopError(Exception):
             pass
 
-        from pyro_nf.fitting.run import Run
-
-        look = Run._look
+        after_block = Run._after_block
 
         def stopping(self):
-            look(self)
+            after_block(self)
             if len(self.losses) == stop:
                 raise StopError
 
-        monkeypatch.setattr(Run, "_look", stopping)
+        monkeypatch.setattr(Run, "_after_block", stopping)
         with pytest.raises(StopError):
             quiet(regression, X, Y, checkpoint=path, **options)
-        monkeypatch.setattr(Run, "_look", look)
+        monkeypatch.setattr(Run, "_after_block", after_block)
         resumed = quiet(regression, X, Y, checkpoint=path, **options)
         assert torch.equal(resumed.losses, whole.losses)
         state, expected = resumed.guide.state_dict(), whole.guide.state_dict()
@@ -466,9 +466,10 @@ class TestCheckpoints:
         """The full run over 20 random moments is benchmarks/kills.py."""
         script = tmp_path / "run.py"
         script.write_text(
-            "import sys, pyro_nf.run\n"
-            "pyro_nf.fitting.run.SAVE_EVERY = 0.0\n"
+            "import dataclasses, sys\n"
             "from pyro_nf import fit\n"
+            "from pyro_nf.fitting import recipe\n"
+            "recipe.RECIPE = dataclasses.replace(recipe.RECIPE, save_every=0.0)\n"
             "from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools\n"
             "posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, steps=2000, seed=0, flow='diag',\n"
             "                compile='quick', progress=False, checkpoint=sys.argv[1])\n"
@@ -485,7 +486,7 @@ class TestCheckpoints:
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        assert 0 < len(torch.load(path, weights_only=True)["losses"]) < 2000
+        assert 0 < len(torch.load(path, weights_only=True)["state"]["losses"]) < 2000
         ends = [
             subprocess.run([*command, str(name)], check=True, capture_output=True, text=True).stdout
             for name in (path, tmp_path / "whole.pt")

@@ -4,7 +4,10 @@ import math
 
 import torch
 
-from pyro_nf.fitting.schedule import ROUNDS, Schedule
+from pyro_nf.fitting.recipe import RECIPE
+from pyro_nf.fitting.schedule import Schedule
+
+ROUNDS = RECIPE.rounds
 
 
 def noisy(count, loss, spread):
@@ -14,7 +17,7 @@ def noisy(count, loss, spread):
 
 
 def test_the_rate_falls_to_zero_in_each_round():
-    schedule = Schedule.of(0.1, None, 0)
+    schedule = Schedule.of(RECIPE, 0.1, None, 0)
     assert schedule.rate(0) == 0.1
     assert schedule.rate(ROUNDS[0] // 2) == 0.05
     assert schedule.rate(schedule.end - 1) < 1e-4
@@ -27,26 +30,26 @@ def test_the_rate_falls_to_zero_in_each_round():
 
 
 def test_the_last_round_may_follow_the_first():
-    schedule = Schedule.of(0.1, None, 0)
+    schedule = Schedule.of(RECIPE, 0.1, None, 0)
     schedule.advance(to_last=True)
     assert schedule.is_last
     assert schedule.end == ROUNDS[0] + ROUNDS[-1]
 
 
 def test_given_steps_are_one_round():
-    schedule = Schedule.of(0.1, 70, 20)
+    schedule = Schedule.of(RECIPE, 0.1, 70, 20)
     assert (schedule.turn, schedule.end, schedule.is_last) == (0, 70, True)
 
 
 def test_the_rate_stays_while_a_weight_rises():
-    schedule = Schedule.of(0.1, None, 300)
+    schedule = Schedule.of(RECIPE, 0.1, None, 300)
     assert schedule.rate(299) == schedule.rate(300) == 0.1
     assert schedule.end == 300 + ROUNDS[0]
 
 
 def test_constant_log_weights_leave_nothing_to_win():
     # With 64 particles a log weight varies by 64 times the variance of a loss.
-    schedule = Schedule.of(0.1, None, 0)
+    schedule = Schedule.of(RECIPE, 0.1, None, 0)
     assert schedule.is_exact(noisy(400, 3.0, 0.01), 64)
     assert not schedule.is_exact(noisy(400, 3.0, 0.02), 64)
     rare = noisy(400, 3.0, 0.001)
@@ -57,7 +60,7 @@ def test_constant_log_weights_leave_nothing_to_win():
 
 
 def test_a_round_that_wins_nothing_is_idle():
-    schedule = Schedule.of(0.1, None, 0)
+    schedule = Schedule.of(RECIPE, 0.1, None, 0)
     first = noisy(ROUNDS[0], 3.0, 0.1)
     assert not schedule.is_idle(first)  # there is none to compare it with
     schedule.advance(to_last=False)

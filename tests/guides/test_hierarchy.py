@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam import NeuTraReparam
 
-from pyro_nf.fitting.chain_pool import pool_of
+from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.fit import fit
+from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.guides import find_hierarchy as module
 from pyro_nf.guides.auto_flow import AutoFlowGuide
 from pyro_nf.guides.find_hierarchy import find_ties, untied
@@ -275,7 +276,7 @@ def test_a_banana_has_one_mode(seed):
     """Along its ridge climbs end anywhere, but not in coordinates in which it is straight."""
     pyro.set_rng_seed(seed)
     guide = AutoFlowGuide(banana, "affine_coupling*2").warm_start()
-    pool = pool_of(guide, Target.of(guide), 64)
+    pool = ChainPool(guide, Target.of(guide), 64, RECIPE)
     pool.explore()
     assert pool.modes == 1
 

@@ -1,0 +1,113 @@
+"""What `fit` was asked for, looked through before anything is run."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_nf.fitting.annealing import Anneal
+from pyro_nf.fitting.batches import Batches
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`~pyro_nf.fitting.fit` was asked for, beside model, guide and ELBO.
+
+    Attributes:
+        source: The batches; None for the model's arguments as they are.
+        batch_size: The rows of a batch, where it is cut from tensors.
+        steps: The number of steps; None for as many as are needed.
+        particles: The number of draws a step; None for the default.
+        lr: The learning rate.
+        anneal: What is annealed, if anything is.
+        warmup: The number of steps in which the weight of annealing rises.
+        progress: Whether to show progress bars.
+        resumes: Whether there is a checkpoint to go on from.
+    """
+
+    source: Batches | None
+    batch_size: int | None
+    steps: int | None
+    particles: int | None
+    lr: float
+    anneal: Anneal | None
+    warmup: int
+    progress: bool
+    resumes: bool
+
+    @classmethod
+    def checked(
+        cls,
+        rest: Sequence[Any],
+        *,
+        batches: Any,
+        batch_size: int | None,
+        steps: int | None,
+        epochs: int | None,
+        particles: int | None,
+        lr: float,
+        anneal: Anneal | None,
+        anneal_steps: int,
+        compile: Any,
+        progress: bool,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> "Options":
+        """Those of fit, each of which is refused here if it cannot be.
+
+        Arguments:
+            rest: What the model takes after the batch; all else is as for fit.
+        """
+        counts = {"steps": steps, "epochs": epochs, "particles": particles}
+        for name, value in (counts | {"anneal_steps": anneal_steps}).items():
+            _check_count(name, value)
+        if anneal not in (None, "energy", "kl"):
+            raise ValueError(f'anneal must be "energy", "kl" or None, got {anneal!r}')
+        if not isinstance(lr, int | float) or not 0 < lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {lr!r}")
+        if compile not in ("auto", "quick", "full", False):
+            raise ValueError(f'compile must be "auto", "quick", "full" or False, got {compile!r}')
+        source = _source(batches, batch_size, rest, epochs)
+        steps = _steps(source, steps, epochs)
+        if anneal is not None and steps is not None and anneal_steps >= steps:
+            raise ValueError(
+                f"anneal_steps={anneal_steps} leaves none of the {steps} steps for the posterior "
+                f"itself; type anneal_steps={max(1, steps // 5)}"
+            )
+        warmup = 0 if anneal is None else anneal_steps
+        resumes = checkpoint is not None and os.path.exists(checkpoint)
+        return cls(source, batch_size, steps, particles, lr, anneal, warmup, progress, resumes)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be 1 or more, got {value}")
+
+
+def _source(
+    batches: Any, batch_size: int | None, rest: Sequence[Any], epochs: int | None
+) -> Batches | None:
+    """The batches, if there are any."""
+    if batches is not None:
+        return Batches(batches, batch_size, rest)
+    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is for batches=..., and there are none")
+    return None
+
+
+def _steps(source: Batches | None, steps: int | None, epochs: int | None) -> int | None:
+    """The number of steps, if it is given."""
+    if source is None or epochs is None:
+        return steps
+    if steps is not None:
+        raise ValueError(f"give either steps={steps} or epochs={epochs}, not both")
+    if source.length is None:
+        raise ValueError(
+            "batches does not tell its length, so that epochs cannot be counted; give steps"
+        )
+    return epochs * source.length

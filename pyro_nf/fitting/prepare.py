@@ -1,0 +1,206 @@
+"""All that a run needs: a guide where it starts, an ELBO, a pool perhaps, and a step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import nn
+from tqdm.auto import tqdm
+
+from pyro_nf.files import fingerprint
+from pyro_nf.fitting.batches import refuse_local_latents
+from pyro_nf.fitting.chain_pool import ChainPool
+from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
+from pyro_nf.fitting.options import Options
+from pyro_nf.fitting.recipe import Recipe
+from pyro_nf.fitting.step import Step
+from pyro_nf.flows import FlowSpec
+from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, name_apart
+from pyro_nf.model import Target, patiently, plate_nesting, takes_particles, work
+
+__all__ = ["Setup", "default_flow", "prepare"]
+
+Guide = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run runs.
+
+    Attributes:
+        guide: The guide, where it starts.
+        args: What the model takes; with batches, a batch first.
+        options: What fit was asked for.
+        step: One step, on its ELBO.
+        target: The log density of the posterior, where it is at hand.
+        pool: What the guide learns from besides, if there can be such a thing.
+        modules: What holds, besides parameters, buffers that a checkpoint needs.
+        identity: A text that tells this fit from others.
+    """
+
+    guide: Guide
+    args: tuple[Any, ...]
+    options: Options
+    step: Step
+    target: Target | None
+    pool: ChainPool | None
+    modules: list[nn.Module]
+    identity: str
+
+
+def prepare(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    guide: Guide | None,
+    flow: FlowSpec | None,
+    elbo: ELBO | None,
+    options: Options,
+    recipe: Recipe,
+) -> Setup:
+    """Make what is not given, and move a new guide to where its run starts.
+
+    Arguments:
+        model: A Pyro model.
+        args: What it takes; with batches, after the batch.
+        kwargs: What it takes.
+        guide: A guide; None for one of the flow.
+        flow: What :func:`pyro_nf.make_flow` takes; None for the default.
+        elbo: One of Pyro's ELBOs; None for the default.
+        options: What fit was asked for.
+        recipe: The numbers.
+    """
+    source = options.source
+    data = [args if source is None else (source.tensors, source.rest), kwargs]
+    args = args if source is None else source.first()
+    guide = _guide(model, args, kwargs, guide, flow, elbo)
+    new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
+    new = new and not options.resumes
+    name_apart(guide)
+    target = _target(guide, args, kwargs) if elbo is None else None
+    if isinstance(guide, AutoFlowGuide) and new:
+        with tqdm(desc="warm start", disable=not options.progress, leave=False):
+            guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
+    pool = None
+    if elbo is None:
+        cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
+        count = options.particles
+        elbo = _default_elbo(model, guide, target, cost, args, kwargs, count, recipe)
+        if target and options.steps is None and source is None:
+            pool = _pool(guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap)
+    if pool is not None and new:
+        with tqdm(desc="exploring", disable=not options.progress, leave=False):
+            pool.explore()
+    step = patiently(lambda: Step(elbo, model, guide, args, kwargs, options.anneal, recipe))
+    if source is not None:
+        refuse_local_latents(model, guide, args, kwargs)
+    modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
+    identity = _identity(data, options, step, guide)
+    return Setup(guide, args, options, step, target, pool, modules, identity)
+
+
+# -------------------------------------------------------------------- guide, ELBO, pool
+
+
+def _guide(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    guide: Guide | None,
+    flow: FlowSpec | None,
+    elbo: ELBO | None,
+) -> Guide:
+    """The guide, or that of a flow; refused where its gradient is not one of the ELBO."""
+    if guide is not None and flow is not None:
+        raise ValueError("give either a guide or a flow, not both; a guide has its own")
+    if guide is None:
+        gradient: Gradient = "total" if isinstance(elbo, RenyiELBO) else "path"
+        if flow is None:
+            probe = AutoFlowGuide(model, "diag", name="_pyro_nf_probe").setup(*args, **kwargs)
+            flow = default_flow(probe.latent_dim)
+        guide = AutoFlowGuide(model, flow, gradient=gradient)
+    if isinstance(elbo, RenyiELBO) and getattr(guide, "gradient", "total") == "path":
+        raise ValueError(
+            "RenyiELBO is not linear in the guide's log density, and its path gradient is "
+            'biased; type AutoFlowGuide(model, flow, gradient="total")'
+        )
+    return guide
+
+
+def default_flow(dim: int) -> str:
+    """The formula that `fit` uses in this dimension; a formula, for files to keep."""
+    if dim == 1:
+        return "planar*8 + tails"  # a coupling has nothing to couple
+    # With tails at the end alone Student-t locations have a k-hat above a half now and then. Above
+    # 500 dimensions a layer of D^2 parameters costs much.
+    return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= 500 else "")
+
+
+def _target(guide: Guide, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Target | None:
+    """The log density of the posterior, where the guide packs the latents of one."""
+    if not isinstance(guide, AutoContinuous):
+        return None
+    guide(*args, **kwargs)  # set up
+    return Target.of(guide, args, kwargs)
+
+
+def _default_elbo(
+    model: Callable[..., Any],
+    guide: Guide,
+    target: Target | None,
+    cost: float,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    particles: int | None,
+    recipe: Recipe,
+) -> ELBO:
+    """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
+    if target is not None:
+        vectorize, nesting = target.vectorized, target.nesting
+    else:
+        nesting = plate_nesting(model, guide, args, kwargs)
+        parts = guide.modules() if isinstance(guide, nn.Module) else ()
+        if any(isinstance(part, AmortizedFlowGuide) for part in parts):
+            particles = particles or 1  # there is one for each row
+        vectorize = takes_particles(model, guide, nesting, args, kwargs)
+    most = recipe.particles
+    affordable = min(most, int(most * recipe.cheap / max(cost, 1)))
+    affordable = max(recipe.few_particles, affordable) if vectorize else recipe.looped_particles
+    count = particles or affordable
+    # With one particle Pyro adds no plate, and counts none.
+    return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
+
+
+def _pool(
+    guide: Guide, target: Target, particles: int, recipe: Recipe, cheap: bool
+) -> ChainPool | None:
+    """A pool, still empty, if there can be one for this guide."""
+    if not isinstance(guide, AutoFlowGuide) or not ChainPool.is_possible(guide, target):
+        return None
+    return ChainPool(guide, target, particles, recipe, cheap)
+
+
+# -------------------------------------------------------------------- which fit it is
+
+
+def _identity(data: Sequence[Any], options: Options, step: Step, guide: Guide) -> str:
+    """A text that tells this fit from others, by its data and by what a checkpoint depends on."""
+    own = getattr(guide, "_pyro_name", "")  # which counts the guides
+    shapes = {
+        name.removeprefix(own): list(leaf.shape)
+        for name, leaf in zip(step.names, step.leaves, strict=True)
+    }
+    return fingerprint(
+        data,
+        version=CHECKPOINT_FORMAT,
+        steps=options.steps,
+        lr=options.lr,
+        elbo=type(step.elbo).__name__,
+        particles=step.elbo.num_particles,
+        parameters=shapes,
+        anneal=options.anneal,
+        warmup=options.warmup,
+        batch_size=options.batch_size,
+    )
