@@ -9,9 +9,10 @@ from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.traceenum_elbo import _compute_dice_elbo
 from torch import Tensor
 
-from pyro_nf.engines import enumerated_sum
+from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
+from pyro_nf.model import Given, Many, Result, Values, by_vmap
 
-__all__ = ["Estimate", "estimate", "parameters_of"]
+__all__ = ["Estimate", "ManyParticles", "estimate", "parameters_of"]
 
 Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 
@@ -28,6 +29,8 @@ def estimate(
     The methods used are those that Pyro's own compiled ELBOs are made of. An ELBO that is not
     built on traces has its gradients accumulated, and None is returned for the surrogate.
     """
+    if isinstance(elbo, ManyParticles):
+        return elbo.estimate(model, guide, args, kwargs)
     if isinstance(elbo, TraceGraph_ELBO):
         value, surrogate = elbo._loss_and_surrogate_loss(model, guide, args, kwargs)
         return torch.as_tensor(-value), surrogate
@@ -42,6 +45,74 @@ def estimate(
         loss, surrogate = (sum(part) / elbo.num_particles for part in zip(*pairs, strict=True))
         return torch.as_tensor(loss, dtype=surrogate.dtype).detach(), surrogate
     return torch.as_tensor(elbo.loss_and_grads(model, guide, *args, **kwargs)), None
+
+
+class ManyParticles(Trace_ELBO):
+    """``Trace_ELBO`` whose particles run together, each as if alone: the user never broadcasts.
+
+    Arguments:
+        num_particles: How many.
+    """
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss by one particle."""
+        return float(Trace_ELBO().loss(model, guide, *args, **kwargs))
+
+    def estimate(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        """The means of the particles' losses and surrogates."""
+        one = _one_particle(model, guide, args, kwargs)
+        losses, found = by_vmap(one, self.num_particles, {})
+        return losses.mean(), found["surrogate"].mean()
+
+    @staticmethod
+    def refusal(
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> str:
+        """Why particles of this model and guide cannot run together; empty if they can."""
+        with poutine.block():
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        nodes = drawn.stochastic_nodes
+        latents = {name: drawn.nodes[name]["value"].detach() for name in nodes}
+
+        def joint(values: Values) -> Result:
+            trace = poutine.trace(Given(values)(model)).get_trace(*args, **kwargs)
+            trace.compute_log_prob()
+            terms = [n["log_prob"].sum() for n in trace.nodes.values() if n["type"] == "sample"]
+            return sum(terms[1:], terms[0]), {}
+
+        density = Many(joint)
+        loss = Many(_one_particle(model, guide, args, kwargs), random=True)
+        with poutine.block():
+            density.decide(1, {name: value.unsqueeze(0) for name, value in latents.items()})
+            if density.vectorized:
+                loss.decide(1, {})
+        return density.reason or loss.reason
+
+
+def _one_particle(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Callable[[Values], Result]:
+    """What `Trace_ELBO` estimates by one particle."""
+
+    def one(_: Values) -> Result:
+        with NothingLeavesTheGraph():
+            loss, surrogate = estimate(Trace_ELBO(), model, guide, args, kwargs)
+        assert surrogate is not None  # this ELBO has one
+        return loss, {"surrogate": surrogate}
+
+    return one
 
 
 def parameters_of(

@@ -4,13 +4,27 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_nf.fitting.elbo import Estimate
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.flows import Flow
 from pyro_nf.model import LogDensity
 
-__all__ = ["beside", "wide"]
+__all__ = ["beside", "drawn", "wide"]
+
+
+def drawn(log_density: LogDensity, posterior: Distribution, particles: int) -> Estimate:
+    r"""The ELBO's loss by draws u of a guide, :math:`\log q(u) - \log p(u)`, and itself to follow.
+
+    Arguments:
+        log_density: That of the posterior, not normalized.
+        posterior: The guide's distribution of u.
+        particles: The number of draws.
+    """
+    u = posterior.rsample(torch.Size([particles]))
+    loss = (posterior.log_prob(u) - log_density(u)).mean()
+    return loss.detach(), loss
 
 
 def wide(log_density: LogDensity, flow: Flow, particles: int, recipe: Recipe) -> Estimate:

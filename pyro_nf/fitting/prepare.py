@@ -1,8 +1,10 @@
 """All that a run needs: a guide where it starts, an ELBO, a pool perhaps, and a step."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide.guides import AutoContinuous
@@ -13,14 +15,16 @@ from pyro_nf.files import fingerprint
 from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
+from pyro_nf.fitting.elbo import Estimate, ManyParticles
+from pyro_nf.fitting.objectives import drawn
 from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.step import Step
 from pyro_nf.flows import FlowSpec
-from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, name_apart
-from pyro_nf.model import Target, patiently, plate_nesting, takes_particles, work
+from pyro_nf.guides import AutoFlowGuide, Gradient, flow_parts, name_apart
+from pyro_nf.model import Target, patiently, work
 
-__all__ = ["Setup", "default_flow", "prepare"]
+__all__ = ["Setup", "prepare"]
 
 Guide = Callable[..., Any]
 
@@ -83,17 +87,20 @@ def prepare(
     if isinstance(guide, AutoFlowGuide) and new:
         with tqdm(desc="warm start", disable=not options.progress, leave=False):
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    pool = None
+    pool = objective = None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
-        count = options.particles
-        elbo = _default_elbo(model, guide, target, cost, args, kwargs, count, recipe)
+        elbo = _default_elbo(model, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
             pool = _pool(guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap)
+        if isinstance(elbo, ManyParticles) and _is_plain(target, options):
+            objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
     if pool is not None and new:
         with tqdm(desc="exploring", disable=not options.progress, leave=False):
             pool.explore()
     step = patiently(lambda: Step(elbo, model, guide, args, kwargs, options.anneal, recipe))
+    if objective is not None:
+        step.use_objective(objective)
     if source is not None:
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
@@ -117,9 +124,6 @@ def _guide(
         raise ValueError("give either a guide or a flow, not both; a guide has its own")
     if guide is None:
         gradient: Gradient = "total" if isinstance(elbo, RenyiELBO) else "path"
-        if flow is None:
-            probe = AutoFlowGuide(model, "diag", name="_pyro_nf_probe").setup(*args, **kwargs)
-            flow = default_flow(probe.latent_dim)
         guide = AutoFlowGuide(model, flow, gradient=gradient)
     if isinstance(elbo, RenyiELBO) and getattr(guide, "gradient", "total") == "path":
         raise ValueError(
@@ -127,15 +131,6 @@ def _guide(
             'biased; type AutoFlowGuide(model, flow, gradient="total")'
         )
     return guide
-
-
-def default_flow(dim: int) -> str:
-    """The formula that `fit` uses in this dimension; a formula, for files to keep."""
-    if dim == 1:
-        return "planar*8 + tails"  # a coupling has nothing to couple
-    # With tails at the end alone Student-t locations have a k-hat above a half now and then. Above
-    # 500 dimensions a layer of D^2 parameters costs much.
-    return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= 500 else "")
 
 
 def _target(guide: Guide, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Target | None:
@@ -153,24 +148,52 @@ def _default_elbo(
     cost: float,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    particles: int | None,
+    options: Options,
     recipe: Recipe,
 ) -> ELBO:
-    """Trace_ELBO, its particles vectorized where the model's density stays the same by it."""
-    if target is not None:
-        vectorize, nesting = target.vectorized, target.nesting
+    """Trace_ELBO, its particles together where each is then as if it were alone."""
+    particles = options.particles
+    if any(part.row_plates for part in flow_parts(guide)):
+        particles = particles or 1  # there is one for each row
+    if particles == 1:
+        return Trace_ELBO()
+    if target is not None and _is_plain(target, options):
+        refusal = target.reason
     else:
-        nesting = plate_nesting(model, guide, args, kwargs)
-        parts = guide.modules() if isinstance(guide, nn.Module) else ()
-        if any(isinstance(part, AmortizedFlowGuide) for part in parts):
-            particles = particles or 1  # there is one for each row
-        vectorize = takes_particles(model, guide, nesting, args, kwargs)
-    most = recipe.particles
-    affordable = min(most, int(most * recipe.cheap / max(cost, 1)))
-    affordable = max(recipe.few_particles, affordable) if vectorize else recipe.looped_particles
-    count = particles or affordable
-    # With one particle Pyro adds no plate, and counts none.
-    return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
+        refusal = ManyParticles.refusal(model, guide, args, kwargs)
+    if refusal:
+        _tell_slow(refusal)
+        return Trace_ELBO(num_particles=particles or recipe.looped_particles)
+    affordable = min(recipe.particles, int(recipe.particles * recipe.cheap / max(cost, 1)))
+    return ManyParticles(num_particles=particles or max(recipe.few_particles, affordable))
+
+
+def _is_plain(target: Target | None, options: Options) -> TypeGuard[Target]:
+    """Whether the density that is trained is the target's: not annealed, and of the same data."""
+    return target is not None and options.anneal is None and options.source is None
+
+
+def _drawn(
+    target: Target, guide: AutoContinuous, args: Any, kwargs: Any, particles: int
+) -> Estimate:
+    """The ELBO by draws of the guide's vector."""
+    return drawn(target, guide.get_posterior(*args, **kwargs), particles)
+
+
+def _tell_slow(refusal: str) -> None:
+    """Say once that draws run one by one, and what to type so that they need not."""
+    in_words = {
+        "item": "type torch.where in place of if, and keep numbers in tensors in place of .item()",
+        "in-place": "type torch.stack or torch.cat in place of writing into a tensor",
+        "NumPy": "type the functions of torch in place of NumPy's",
+        "numpy": "type the functions of torch in place of NumPy's",
+    }
+    what = [text for word, text in in_words.items() if word in refusal]
+    warnings.warn(
+        f"the model runs one draw at a time, which is slow: {refusal}"
+        + (f"; {what[0]}" if what else ""),
+        stacklevel=5,
+    )
 
 
 def _pool(

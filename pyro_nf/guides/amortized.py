@@ -175,7 +175,9 @@ class AmortizedFlowGuide(FlowGuide):
             raise ValueError(other_rows(given[0]))
 
     def _stack_of_flows(self, dim: int, features: int) -> Chain:
-        flow = make_flow(self._flow_spec[0], dim, self._context_dim or features)
+        (formula,) = self._flow_spec
+        assert formula is not None  # this guide's flow has a default
+        flow = make_flow(formula, dim, self._context_dim or features)
         if self._context_dim and flow.context_dim:
             flow = OfFeatures(flow, features)
         return Chain([*(flow if isinstance(flow, Chain) else [flow]), Diag(dim, features)])

@@ -21,8 +21,9 @@ from pyro_nf.guides.supports import DependentSupports
 from pyro_nf.model import Target, sites
 from pyro_nf.sampling import find_coordinates
 
-__all__ = ["AutoFlowGuide"]
+__all__ = ["AutoFlowGuide", "default_flow"]
 
+DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
 QUANTILE_DRAWS = 8192
 FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill the memory
 MANY = 4096
@@ -46,7 +47,8 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
     Arguments:
         model: A Pyro model.
         flow: What :func:`pyro_nf.make_flow` takes: a formula such as ``"planar*16"``, a flow
-            class or instance, a Pyro or torch transform, a function from D to one, or a list.
+            class or instance, a Pyro or torch transform, a function from D to one, or a list. By
+            default :func:`default_flow` of the dimension, as for :func:`~pyro_nf.fit`.
         init_loc_fn: Where the latents start, one of Pyro's ``init_to_...`` functions.
         init_scale: The standard deviation of the unconstrained latents at the start.
         gradient: ``"path"`` for the gradient along the samples' paths alone, whose noise vanishes
@@ -81,7 +83,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
     def __init__(
         self,
         model: Callable[..., Any],
-        flow: FlowSpec = "planar*8",
+        flow: FlowSpec | None = None,
         *,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
@@ -123,10 +125,14 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
                 dependent = sites.check(self.model, self.prototype_trace, args, kwargs)
                 sites.prune(self.prototype_trace)
                 loc = self._init_loc()
-            flow = make_flow(self._flow_spec[0], self.latent_dim)
+            given = self._flow_spec[0]
+            formula = default_flow(self.latent_dim) if given is None else given
+            flow = make_flow(formula, self.latent_dim)
+            self._flow_spec = (formula,)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
             stack = self.flow = Stack(layers, loc, self._init_scale)
-            self._warn_of(Chain(stack.learned))
+            if given is not None:
+                self._warn_of(Chain(stack.learned))
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
             if dependent:
@@ -275,12 +281,25 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
     def __repr__(self) -> str:
         name = type(self).__name__
         if self.prototype_trace is None:
-            return f"{name}({self._flow_spec[0]!r}, not set up: type guide.setup(*args))"
+            (given,) = self._flow_spec
+            flow = "the default flow" if given is None else repr(given)
+            return f"{name}({flow}, not set up: type guide.setup(*args))"
         count = sum(parameter.numel() for parameter in self.parameters())
         where = ", whitened" if self.flow.whitened else ""
         where += ", without ties" if self.hierarchy.generations else ""
         label = stack_label(self.flow.learned)
         return f"{name}({label}, D={self.latent_dim}, {count:,} parameters{where})"
+
+
+def default_flow(dim: int) -> str:
+    """The formula of a guide that is given none, in D dimensions.
+
+    With tails at the end alone Student-t locations have a k-hat above a half now and then
+    (``benchmarks/tails.py``); in one dimension a coupling has nothing to couple.
+    """
+    if dim == 1:
+        return "planar*8 + tails"
+    return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")
 
 
 def _noise(dim: int) -> Tensor:

@@ -36,7 +36,7 @@ class FlowGuide(AutoGuide):
     prototype_trace: Any
     _model: tuple[Callable[..., Any], ...] | None
     _bare_model: tuple[Callable[..., Any]] | None
-    _flow_spec: tuple[FlowSpec]
+    _flow_spec: tuple[FlowSpec | None]
     _init_scale: float
     gradient: Gradient
     _prefix: str
@@ -44,7 +44,7 @@ class FlowGuide(AutoGuide):
     def __init__(
         self,
         model: Callable[..., Any],
-        flow: FlowSpec,
+        flow: FlowSpec | None,
         init_scale: float,
         gradient: Gradient,
         name: str | None,

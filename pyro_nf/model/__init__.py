@@ -30,11 +30,10 @@ from pyro_nf.model.log_density import work as work
 from pyro_nf.model.many import Many as Many
 from pyro_nf.model.many import Result as Result
 from pyro_nf.model.many import Values as Values
+from pyro_nf.model.many import by_vmap as by_vmap
 from pyro_nf.model.packing import Latents as Latents
 from pyro_nf.model.packing import Pack as Pack
 from pyro_nf.model.packing import Packing as Packing
 from pyro_nf.model.packing import Unpack as Unpack
 from pyro_nf.model.sites import feasible as feasible
 from pyro_nf.model.target import Target as Target
-from pyro_nf.model.target import plate_nesting as plate_nesting
-from pyro_nf.model.target import takes_particles as takes_particles

@@ -1,10 +1,8 @@
 """A model seen as one log density over one unconstrained vector."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
@@ -13,9 +11,7 @@ from torch import Tensor
 from pyro_nf.model.many import Many, Result, Values, by_loop
 from pyro_nf.model.packing import Packing, Unpack
 
-__all__ = ["Target", "plate_nesting", "takes_particles"]
-
-PLATE = "_pyro_nf_particles"
+__all__ = ["Target"]
 
 
 class Target:
@@ -121,71 +117,3 @@ def _of(points: Tensor, numbers: Tensor) -> Tensor:
     numbers = numbers.to(points.dtype)
     unknown = points.requires_grad and not numbers.requires_grad
     return numbers + 0 * points.sum(-1) if unknown else numbers
-
-
-def plate_nesting(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> int:
-    """The number of batch dimensions that the plates of a model and a guide use."""
-    return max(map(_nesting, _both(model, guide, args, kwargs)))
-
-
-@torch.no_grad()
-def takes_particles(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    nesting: int,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> bool:
-    """Whether a model under a plate of two particles has the density of the two one by one."""
-    try:
-        _, together = _both(model, guide, args, kwargs, pyro.plate(PLATE, 2, dim=-1 - nesting))
-        total = together.log_prob_sum()
-        singly = 0.0
-        for particle in range(2):
-            alone = _particle(together, particle, nesting)
-            with poutine.block():
-                trace = poutine.trace(poutine.replay(model, trace=alone)).get_trace(*args, **kwargs)
-            singly = singly + trace.log_prob_sum()
-    except Exception:  # a user's code under a plate that it did not foresee
-        return False
-    return bool(torch.isclose(torch.as_tensor(total), torch.as_tensor(singly), rtol=1e-4))
-
-
-def _both(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    plate: AbstractContextManager[Any] | None = None,
-) -> tuple[poutine.Trace, poutine.Trace]:
-    """One run of a guide, and of the model with its values, under a plate perhaps."""
-    with poutine.block():
-        with plate or nullcontext():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        with plate or nullcontext():
-            replayed = poutine.replay(model, trace=guide_trace)
-            return guide_trace, poutine.trace(replayed).get_trace(*args, **kwargs)
-
-
-def _particle(trace: poutine.Trace, particle: int, nesting: int) -> poutine.Trace:
-    """What was drawn in a run under a plate of particles, of one of these."""
-    alone = poutine.Trace()
-    for name, node in trace.nodes.items():
-        if node["type"] != "sample" or node["is_observed"]:
-            continue
-        value = node["value"]
-        dim = -1 - nesting - getattr(node["fn"], "event_dim", 0)  # a plate's subsample has none
-        if value.dim() >= -dim:
-            value = value.select(dim, particle % value.shape[dim])
-        alone.add_node(name, **(node | {"value": value}))
-    return alone
-
-
-def _nesting(trace: poutine.Trace) -> int:
-    frames = [f for node in trace.nodes.values() for f in node.get("cond_indep_stack", ())]
-    return max((-frame.dim for frame in frames if frame.vectorized), default=0)

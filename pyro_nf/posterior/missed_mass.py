@@ -94,7 +94,7 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
 def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:
     """Where the climbs end, if they can be made and end anywhere."""
     dtype = _dtype(joint)
-    target = Target.of(joint.model, latents.packing, u[0].to(dtype), joint.args, joint.kwargs)
+    target = Target(joint.model, latents.packing, u[0].to(dtype), joint.args, joint.kwargs)
 
     def height(point: Tensor) -> Tensor:
         return target.one({"u": point.to(dtype)})[0].double()

@@ -16,6 +16,7 @@ from pyro_nf.posterior.chain_drift import drift as how_far
 from pyro_nf.posterior.diagnosis import diagnose, voted
 from pyro_nf.posterior.finding import Finding
 from pyro_nf.posterior.posterior import Posterior
+from pyro_nf.sampling.importance import smooth
 
 X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
 Y = torch.tensor([1.0, 0.2, 1.9, 0.4], dtype=torch.float64)
