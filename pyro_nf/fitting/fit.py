@@ -11,7 +11,7 @@ from pyro.infer import ELBO
 from pyro_nf.fitting import recipe
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.checkpoint import Checkpoint
-from pyro_nf.fitting.options import Options
+from pyro_nf.fitting.options import Options, refuse_own_names
 from pyro_nf.fitting.prepare import prepare
 from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.when_to_compile import Compile
@@ -106,6 +106,8 @@ def fit(
         >>> posterior.draws(5)["z"].shape
         torch.Size([5, 8])
     """
+    asked = locals()
+    given = [name for name, default in fit.__kwdefaults__.items() if asked[name] is not default]
     options = Options.checked(
         args,
         batches=batches,
@@ -120,6 +122,8 @@ def fit(
         progress=progress,
         checkpoint=checkpoint,
     )
+    first = args if options.source is None else options.source.first()
+    refuse_own_names(model, first, fit.__kwdefaults__, given)
     with seeded(seed):
         setup = prepare(model, args, kwargs, guide, flow, elbo, options, recipe.RECIPE)
         run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))

@@ -1,15 +1,18 @@
 """What `fit` was asked for, looked through before anything is run."""
 
+import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches
 
-__all__ = ["Options"]
+__all__ = ["Options", "refuse_own_names"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,31 @@ def _steps(source: Batches | None, steps: int | None, epochs: int | None) -> int
             "batches does not tell its length, so that epochs cannot be counted; give steps"
         )
     return epochs * source.length
+
+
+def refuse_own_names(
+    model: Callable[..., Any], args: Sequence[Any], takes: Collection[str], given: Collection[str]
+) -> None:
+    """Refuse a model's own keyword that has the name of one of fit's, and would not reach it.
+
+    Arguments:
+        model: A Pyro model.
+        args: What it takes by position.
+        takes: The names of fit's options.
+        given: Those that this call has given.
+    """
+    run = model.forward if isinstance(model, nn.Module) else model
+    try:
+        signature = inspect.signature(run)
+        filled = signature.bind_partial(*args).arguments
+    except (TypeError, ValueError):  # it tells nothing of itself, or the call is wrong elsewhere
+        return
+    bound = getattr(run, "keywords", {})  # of a functools.partial
+    for name, parameter in signature.parameters.items():
+        if name not in takes or name in filled or name in bound:
+            continue
+        if name in given or parameter.default is parameter.empty:
+            raise ValueError(
+                f"the model has an argument {name!r}, and so has fit, which keeps it: type "
+                f"fit(functools.partial(model, {name}=...), ...) to give it to the model"
+            )

@@ -1,5 +1,6 @@
 """fit: right on conjugate models, careful with failures, resumable, and quiet about itself."""
 
+import functools
 import math
 import os
 import signal
@@ -506,3 +507,27 @@ def test_a_second_guide_of_pyros_leaves_the_first_as_it_is():
     second = fit(model, 5.0, guide=AutoDiagonalNormal(model), **options)
     assert torch.equal(first.guide.median()["x"], before)
     assert second.guide.median()["x"].item() == pytest.approx(5.0, abs=0.5)
+
+
+def test_an_own_keyword_of_the_models_is_refused_with_what_to_type():
+    def model(x, steps):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([steps]).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(), 1.0), obs=x)
+
+    x = torch.tensor(0.5)
+    with pytest.raises(ValueError, match=r"argument 'steps', and so has fit.*functools\.partial"):
+        fit(model, x, steps=2, progress=False)
+    with pytest.raises(ValueError, match="argument 'steps'"):
+        fit(model, x, progress=False)
+    bound = functools.partial(model, steps=2)
+    assert fit(bound, x, steps=20, progress=False).shapes == {"z": torch.Size([2])}
+    assert fit(model, x, 3, steps=20, progress=False).shapes == {"z": torch.Size([3])}
+
+
+def test_a_keyword_with_a_default_is_left_to_the_model_unless_it_is_asked_for():
+    def model(x, batch_size=None):
+        assert batch_size is None
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    assert len(fit(model, torch.tensor(0.5), steps=20, progress=False).losses) == 20
