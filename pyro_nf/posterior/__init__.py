@@ -18,6 +18,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     export.py         draws as ArviZ takes them
     saving.py         what a file keeps
     plots.py          pictures
+    drawable.py       of what a density can be drawn
     figures.py        what the pictures share
 """
 
