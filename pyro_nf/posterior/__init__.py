@@ -5,6 +5,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 
     posterior.py      the class that users hold
     joint.py          model and guide together, one draw at a time
+    first_run.py      what a run of guide and model tells of them
     draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
     prediction.py     posterior predictive draws, also on new data
@@ -17,6 +18,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     export.py         draws as ArviZ takes them
     saving.py         what a file keeps
     plots.py          pictures
+    drawable.py       of what a density can be drawn
     figures.py        what the pictures share
 """
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from pyro_nf.model import Contraction, Many, Result, Values
 from pyro_nf.posterior.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
 
-__all__ = ["log_evidence"]
+__all__ = ["RowEvidence", "log_evidence"]
+
+Data = tuple[tuple[Any, ...], dict[str, Any]]  # what the model takes
 
 FEW = 16  # rows of the run by which the memory that a row takes is found
 
@@ -37,7 +40,7 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
         With shape ``(rows,)``, in double precision.
     """
     plate = _plate(joint)
-    data = (tuple(args), dict(kwargs))
+    data: Data = (tuple(args), dict(kwargs))
     tensors = [x for x in pytree.tree_leaves(data) if isinstance(x, Tensor) and x.dim()]
     if not tensors:
         raise ValueError(
@@ -45,42 +48,70 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
             "that the model takes"
         )
     rows = len(tensors[0])
-    chunk = _cut(data, rows, 0, FEW)
+    few = min(FEW, rows)
+    with joint.scope(), torch.no_grad():
+        evidence = RowEvidence(joint, plate, n, _cut(data, rows, 0, few), few)
+        starts = range(0, rows, evidence.step)
+        chunks = [_cut(data, rows, start, start + evidence.step) for start in starts]
+        return torch.cat([evidence(chunk) for chunk in chunks])
 
-    contraction = None
 
-    def one(_: Values) -> Result:
-        guide, model = _traces(joint, plate, *chunk)
-        found = {"guide": _of_rows(guide, plate)}
-        if joint.enumerated:
+class RowEvidence:
+    """The log evidence of each row of a chunk of the data, by importance sampling.
+
+    Arguments:
+        joint: A model and its guide.
+        plate: The plate of the rows.
+        n: The number of draws.
+        example: A few rows of the data, by which the memory that a row takes is found.
+        few: How many they are.
+
+    Attributes:
+        step: The rows of a chunk for which there is memory.
+    """
+
+    def __init__(self, joint: Joint, plate: str, n: int, example: Data, few: int) -> None:
+        self.joint, self.plate, self.n = joint, plate, n
+        with kept_random_state():
+            traces = _traces(joint, plate, example)
+        _check_rows(_of_rows(traces[0], plate), few, plate)
+        cells = few * chunk_size(_values(traces))  # draws of single rows that may run together
+        self.step = max(1, cells // n)
+        # One for all chunks: whether draws can run together is found out once.
+        self._runs = Many(partial(self._draw, example), min(n, cells), random=True)
+
+    def __call__(self, chunk: Data) -> Tensor:
+        """The log evidence of the rows of a chunk."""
+        self._runs.function = partial(self._draw, chunk)
+        self._runs.finish = partial(self._weigh, self._contraction(chunk))
+        return self._runs(self.n)[1]["weights"].logsumexp(0) - math.log(self.n)
+
+    def _contraction(self, chunk: Data) -> Contraction | None:
+        """How the discrete sites of a chunk are summed out, if there are any."""
+        if not self.joint.enumerated:
+            return None
+        with kept_random_state():
+            return Contraction(_traces(self.joint, self.plate, chunk)[1], self.plate)
+
+    def _draw(self, chunk: Data, _: Values) -> Result:
+        """The densities of rows of one draw under guide and model, or of its sites."""
+        guide, model = _traces(self.joint, self.plate, chunk)
+        found = {"guide": _of_rows(guide, self.plate)}
+        if self.joint.enumerated:
             found |= {f"site/{n}": part for n, part in Contraction.factors(model).items()}
         else:
-            found["model"] = _of_rows(model, plate)
+            found["model"] = _of_rows(model, self.plate)
         return torch.zeros((), dtype=torch.float64), found
 
-    def finish(result: Result) -> Result:
+    @staticmethod
+    def _weigh(contraction: Contraction | None, result: Result) -> Result:
+        """The log importance weights of the rows from the densities of n draws."""
         number, found = result
         guide = found["guide"]
         if contraction is None:
             return number, {"weights": found["model"] - guide}
         sites = {n.removeprefix("site/"): part for n, part in found.items() if n != "guide"}
         return number, {"weights": contraction(sites).reshape(guide.shape) - guide}
-
-    found = []
-    with joint.scope(), torch.no_grad():
-        with kept_random_state():
-            traces = _traces(joint, plate, *chunk)
-            _check_rows(_of_rows(traces[0], plate), min(FEW, rows), plate)
-        cells = min(FEW, rows) * chunk_size(_values(traces))
-        runs = Many(one, min(n, cells), random=True, finish=finish)
-        step = max(1, cells // n)
-        for start in range(0, rows, step):
-            chunk = _cut(data, rows, start, start + step)
-            if joint.enumerated:
-                with kept_random_state():
-                    contraction = Contraction(_traces(joint, plate, *chunk)[1], plate)
-            found.append(runs(n)[1]["weights"].logsumexp(0) - math.log(n))
-    return torch.cat(found)
 
 
 def _plate(joint: Joint) -> str:
@@ -102,17 +133,17 @@ def _plate(joint: Joint) -> str:
     return names[0]
 
 
-def _cut(data: Any, rows: int, start: int, stop: int) -> Any:
+def _cut(data: Data, rows: int, start: int, stop: int) -> Data:
+    """Some rows of the data; what is not as long as they are stays whole."""
     return pytree.tree_map_only(
         Tensor, lambda x: x[start:stop] if x.dim() and len(x) == rows else x, data
     )
 
 
-def _traces(
-    joint: Joint, plate: str, args: Any, kwargs: Any
-) -> tuple[poutine.Trace, poutine.Trace]:
+def _traces(joint: Joint, plate: str, chunk: Data) -> tuple[poutine.Trace, poutine.Trace]:
     """A run of the guide, and one of the model with its draw; the sites in the plate alone,
     since those outside are given, and without the scale of a subsample."""
+    args, kwargs = chunk
     guide = joint.trace_guide(joint.guide, args, kwargs)
     values = {name: guide.nodes[name]["value"] for name in joint.latents}
     traces = prune_subsample_sites(guide), joint.trace_model(values, args, kwargs)

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.model import Contraction, Given, Result, Values, is_computed
-from pyro_nf.randomness import kept_random_state
+from pyro_nf.model import Contraction, Given, Result, Values
 
-__all__ = ["Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]
+__all__ = ["Facts", "Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]
 
 MEMORY = 2**27  # bytes for the tensors of draws that run together, roughly
 LAYERS = 8  # tensors of a site's size that are alive while it is drawn and scored, roughly
@@ -31,18 +30,9 @@ class Latent(NamedTuple):
     support: Constraint
 
 
-class Joint:
-    r"""The joint density of a model, and the density of its guide, for one draw.
-
-    Latent sites that the guide lacks are summed out if they can be enumerated, and else drawn
-    from their prior. The parameters are those that model and guide have in Pyro's parameter
-    store when this object is made, so that clearing the store later does no harm.
-
-    Arguments:
-        model: A Pyro model.
-        guide: A trained Pyro guide for it.
-        args: What both take.
-        kwargs: What both take.
+@dataclass(frozen=True)
+class Facts:
+    """What a run of a guide, and one of its model, tell of them.
 
     Attributes:
         latents: The latent sites of the guide.
@@ -55,6 +45,36 @@ class Joint:
         nesting: How many dimensions plates use.
         chunk: How many draws may run together.
         parameters: The state of Pyro's parameter store, as far as model and guide use it.
+        contraction: How the enumerated sites are summed out, if there are any.
+    """
+
+    latents: dict[str, Latent]
+    observed: Values
+    computed: frozenset[str]
+    dims: dict[str, list[str]]
+    enumerated: frozenset[str]
+    from_prior: frozenset[str]
+    partial: dict[str, tuple[int, int]]
+    nesting: int
+    chunk: int
+    parameters: dict[str, Any]
+    contraction: Contraction | None = None
+
+
+class Joint:
+    r"""The joint density of a model, and the density of its guide, for one draw.
+
+    Latent sites that the guide lacks are summed out if they can be enumerated, and else drawn
+    from their prior. The parameters are those that model and guide had in Pyro's parameter
+    store when the facts were found, so that clearing the store later does no harm.
+
+    Arguments:
+        model: A Pyro model.
+        guide: A trained Pyro guide for it.
+        args: What both take.
+        kwargs: What both take.
+        facts: What a first run has told of them, see :func:`~pyro_nf.posterior.first_run.look`;
+            all but the contraction are attributes here, too.
     """
 
     def __init__(
@@ -63,74 +83,15 @@ class Joint:
         guide: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
+        facts: Facts,
     ) -> None:
         self.model, self.guide = model, guide
         self.args, self.kwargs = tuple(args), dict(kwargs)
-        if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
-            raise ValueError(
-                f"this {type(guide).__name__} has never run, so it has nothing to draw from; train "
-                "it first, by pyro_nf.fit(model, *args, guide=guide) or by Pyro's SVI"
-            )
-        store = pyro.get_param_store()
-        self.parameters = store.get_state()
-        before = set(self.parameters["params"])
-        with torch.no_grad(), kept_random_state(), self.scope():
-            known = _module_parameters(guide)
-            drawn = self.trace_guide(guide, self.args, self.kwargs)
-            latent = {name: node["value"] for name, node in drawn.nodes.items() if is_latent(node)}
-            given = Given(latent)
-            run = poutine.trace(given(model)).get_trace(*self.args, **self.kwargs)
-            _check_shapes(latent, run, given.misfits)
-            used = [n for trace in (drawn, run) for n in trace.nodes if n in store]
-            fresh = [name for name in used if name not in before and _is_fresh(name)]
-            _check_trained(fresh + sorted(_module_parameters(guide) - known))
-            state = store.get_state()
-            self.parameters = {k: {n: v[n] for n in used if n in v} for k, v in state.items()}
-        self._contraction: Contraction | None = None
-        self.chunk = 1
-        self._look(latent, drawn, run)
-        if self.enumerated:
-            with torch.no_grad(), kept_random_state(), self.scope():
-                factors = self.score({name: latent[name] for name in self.latents})[1]
-            self.chunk = min(self.chunk, chunk_size(list(factors.values())))
-
-    def _look(self, latent: Values, drawn: poutine.Trace, run: poutine.Trace) -> None:
-        nodes = {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
-        free = {name: node for name, node in nodes.items() if is_latent(node)}
-        self.latents = {
-            name: Latent(value.shape, value.dtype, value.device, free[name]["fn"].support)
-            for name, value in latent.items()
-            if name in free
-        }
-        if not self.latents:
-            raise ValueError(
-                f"the guide and the model share no latent site: the guide has {sorted(latent)}, "
-                f"the model {sorted(free)}; give the model that the guide was trained for"
-            )
-        rest = {name: node["fn"] for name, node in free.items() if name not in latent}
-        self.enumerated = frozenset(
-            name for name, fn in rest.items() if getattr(fn, "has_enumerate_support", False)
-        )
-        self.from_prior = frozenset(rest) - self.enumerated
-        self.observed: Values = {
-            name: node["value"]
-            for name, node in nodes.items()
-            if node["is_observed"] and not is_computed(node)
-        }
-        self.computed = frozenset(n for n in nodes if nodes[n]["infer"].get("_deterministic"))
-        sites = {name: node for name, node in nodes.items() if not site_is_subsample(node)}
-        self.dims = {name: _dims(name, node, frozenset(sites)) for name, node in sites.items()}
-        self.partial = {
-            name: (len(node["value"]), node["fn"].size)
-            for name, node in nodes.items()
-            if site_is_subsample(node) and len(node["value"]) < node["fn"].size
-        }
-        frames = [f for node in nodes.values() for f in node["cond_indep_stack"] if f.vectorized]
-        self.nesting = max((-frame.dim for frame in frames), default=0)
-        run.compute_log_prob()
-        tensors = [node[key] for node in nodes.values() for key in ("value", "log_prob")]
-        tensors += [node["value"] for node in drawn.nodes.values() if node["type"] == "sample"]
-        self.chunk = chunk_size([tensor for tensor in tensors if isinstance(tensor, Tensor)])
+        self.latents, self.observed, self.computed = facts.latents, facts.observed, facts.computed
+        self.enumerated, self.from_prior = facts.enumerated, facts.from_prior
+        self.dims, self.partial, self.nesting = facts.dims, facts.partial, facts.nesting
+        self.chunk, self.parameters = facts.chunk, facts.parameters
+        self._contraction = facts.contraction
 
     @property
     def is_smooth(self) -> bool:
@@ -147,8 +108,8 @@ class Joint:
 
     # ---------------------------------------------------------------- one draw
 
+    @staticmethod
     def trace_guide(
-        self,
         guide: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
@@ -190,8 +151,6 @@ class Joint:
         trace = self.trace_model(values, self.args, self.kwargs)
         if not self.enumerated:
             return log_prob_sum(trace), {}
-        if self._contraction is None:
-            self._contraction = Contraction(trace)
         return torch.zeros((), dtype=torch.float64), Contraction.factors(trace)
 
     def total(self, scored: Result) -> Result:
@@ -236,14 +195,6 @@ def is_latent(node: Mapping[str, Any], auxiliary: bool = False) -> bool:
     )
 
 
-def _dims(name: str, node: Mapping[str, Any], sites: frozenset[str]) -> list[str]:
-    """Names for the batch dimensions of a site: its plates', where no site has such a name."""
-    count = len(getattr(node["fn"], "batch_shape", ()))
-    plates = {frame.dim: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
-    names = [plates.get(dim, name) for dim in range(-count, 0)]
-    return [f"{name}_dim_{place}" if plate in sites else plate for place, plate in enumerate(names)]
-
-
 def chunk_size(tensors: Sequence[Tensor]) -> int:
     """How many draws of such tensors may run together."""
     size = LAYERS * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -263,30 +214,3 @@ def pointwise(node: Mapping[str, Any]) -> Tensor:
     if mask is None or mask is True:
         return log_prob
     return torch.where(torch.as_tensor(mask, device=log_prob.device), log_prob, 0.0)
-
-
-def _module_parameters(guide: Callable[..., Any]) -> set[str]:
-    return {n for n, _ in guide.named_parameters()} if isinstance(guide, nn.Module) else set()
-
-
-def _check_shapes(latent: Values, run: poutine.Trace, misfits: set[str]) -> None:
-    for name in sorted(misfits):
-        here, there = tuple(latent[name].shape), tuple(run.nodes[name]["fn"].shape())
-        raise ValueError(
-            f"the guide draws {name!r} with shape {here}, but in the model it has shape {there}; "
-            "give the guide the same plates and shapes as the model"
-        )
-
-
-def _is_fresh(name: str) -> bool:
-    """Whether a new entry of the store was made there; a module's parameter only enters it."""
-    return not isinstance(pyro.get_param_store()[name].unconstrained(), nn.Parameter)
-
-
-def _check_trained(fresh: Sequence[str]) -> None:
-    if fresh:
-        raise ValueError(
-            f"there were no parameters {', '.join(map(repr, fresh))} before this run, so guide or "
-            "model have never run, or Pyro's parameter store has been cleared since; train them "
-            "first, or type Posterior.load(path, model, *args, guide=guide)"
-        )

@@ -4,13 +4,14 @@ No function shows its figure, or changes a setting of matplotlib's.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_nf.posterior.diagnosis import GOOD
+from pyro_nf.posterior.drawable import density_of
 from pyro_nf.posterior.figures import (
     BENEATH,
     INK,
@@ -221,7 +222,7 @@ def density(
         >>> from pyro_nf import make_flow
         >>> figure = density(make_flow("planar*8", 2), labels=("x", "y"))
     """
-    log_density, sample = _density_of(target)
+    log_density, sample = density_of(target)
     if bounds is None:
         sample = draws if draws is not None else sample
         if sample is None:
@@ -277,33 +278,3 @@ def _survival(x: Tensor, k: float) -> Tensor:
     if abs(k) < 1e-8:
         return torch.exp(-x)
     return (1 + k * x).clamp_min(0.0) ** (-1 / k)
-
-
-def _density_of(target: Any) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """The log density of a target, and draws of it if it can be drawn from."""
-    if hasattr(target, "inverse_and_log_det"):
-        like = next(iter(target.parameters()), torch.empty(0))
-        noise = torch.randn(2000, target.dim, generator=torch.Generator().manual_seed(0))
-        _check_two(target.dim)
-
-        def of_flow(points: Tensor) -> Tensor:
-            x, log_det = target.inverse_and_log_det(points.to(like))
-            return log_det - x.square().sum(-1) / 2 - math.log(2 * math.pi)
-
-        with torch.no_grad():
-            return of_flow, target.forward_and_log_det(noise.to(like))[0]
-    if hasattr(target, "get_posterior"):
-        target = target.get_posterior()
-    if hasattr(target, "log_prob") and hasattr(target, "sample"):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            sample = target.sample((2000,))
-        _check_two(sample.shape[-1] if sample.dim() == 2 else 0)
-        return lambda points: target.log_prob(points.to(sample)), sample
-    if callable(target):
-        return target, None
-    raise TypeError(f"expected a flow, a guide, a distribution or a function, got {target!r}")
-
-
-def _check_two(dim: int) -> None:
-    if dim != 2:
-        raise ValueError(f"a density is drawn of two dimensions, and this has {dim}")

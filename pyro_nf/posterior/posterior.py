@@ -16,6 +16,7 @@ from pyro_nf.posterior.draws import Draws, rounding
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
 from pyro_nf.posterior.finding import Case
+from pyro_nf.posterior.first_run import look
 from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.prediction import draws_for, predict
@@ -77,7 +78,7 @@ class Posterior:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
-        self._joint = Joint(model, guide, args, kwargs)
+        self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
         self._draws = Draws(self._joint)
 
     @property

@@ -133,8 +133,9 @@ def test_density_is_a_density():
         plots.density(make_flow("planar", 3))
     with pytest.raises(ValueError, match="give bounds or draws"):
         plots.density(normal.log_prob)
-    with pytest.raises(TypeError, match="expected a flow"):
-        plots.density(3)
+    for other in (3, AutoNormal(model)):  # which has no vector, and is callable
+        with pytest.raises(TypeError, match="expected a flow"):
+            plots.density(other)
 
 
 def model():
