@@ -35,7 +35,7 @@ class Setup:
         options: What fit was asked for.
         step: One step, on its ELBO.
         target: The log density of the posterior, where it is at hand.
-        pool: What the guide learns from besides, if there can be such a thing.
+        chain_pool: What the guide learns from besides, if there can be such a thing.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         identity: A text that tells this fit from others.
     """
@@ -45,7 +45,7 @@ class Setup:
     options: Options
     step: Step
     target: Target | None
-    pool: ChainPool | None
+    chain_pool: ChainPool | None
     modules: list[nn.Module]
     identity: str
 
@@ -83,22 +83,24 @@ def prepare(
     if isinstance(guide, AutoFlowGuide) and new:
         with tqdm(desc="warm start", disable=not options.progress, leave=False):
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    pool = None
+    chain_pool = None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
         count = options.particles
         elbo = _default_elbo(model, guide, target, cost, args, kwargs, count, recipe)
         if target and options.steps is None and source is None:
-            pool = _pool(guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap)
-    if pool is not None and new:
+            chain_pool = _chain_pool(
+                guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap
+            )
+    if chain_pool is not None and new:
         with tqdm(desc="exploring", disable=not options.progress, leave=False):
-            pool.explore()
+            chain_pool.explore()
     step = patiently(lambda: Step(elbo, model, guide, args, kwargs, options.anneal, recipe))
     if source is not None:
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
-    return Setup(guide, args, options, step, target, pool, modules, identity)
+    return Setup(guide, args, options, step, target, chain_pool, modules, identity)
 
 
 # -------------------------------------------------------------------- guide, ELBO, pool
@@ -173,7 +175,7 @@ def _default_elbo(
     return Trace_ELBO(num_particles=count, vectorize_particles=vectorize, max_plate_nesting=nesting)
 
 
-def _pool(
+def _chain_pool(
     guide: Guide, target: Target, particles: int, recipe: Recipe, cheap: bool
 ) -> ChainPool | None:
     """A pool, still empty, if there can be one for this guide."""
