@@ -57,7 +57,7 @@ class Adam:
 
     def mean_after(self, gradient: Tensor) -> Tensor:
         """What :attr:`mean` would be after an update by a finite gradient."""
-        kept = gradient * self._share(torch.linalg.vector_norm(gradient))
+        kept = gradient * self._factor(torch.linalg.vector_norm(gradient))
         return self.mean + (1 - self.betas[0]) * (kept - self.mean)
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class Adam:
         rate = fine * self.lr / (1 - of_mean**count)
         root = (1 - of_square**count).rsqrt()
         # In place: with millions of parameters, memory that is asked for anew costs ten passes.
-        gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(self._share(size))
+        gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(self._factor(size))
         self.mean.lerp_(gradient, fine * (1 - of_mean))
         self.square.lerp_(gradient.mul_(gradient), fine * (1 - of_square))
         change = gradient.copy_(self.square).sqrt_().mul_(root).add_(self.epsilon)
@@ -85,9 +85,9 @@ class Adam:
         self.count.add_(fine)
         return torch.where(fine > 0, loss, torch.nan).detach()
 
-    def _share(self, size: Tensor) -> Tensor:
+    def _factor(self, size: Tensor) -> Tensor:
         """How much of a gradient of some length is kept: one wild draw is one draw."""
         of_square = self.betas[1]
         usual = self.square.sum() / (1 - of_square**self.count)  # NaN before the first step
-        share = self.longest * usual.sqrt() / size
-        return torch.where(share < 1, share, 1.0)
+        factor = self.longest * usual.sqrt() / size
+        return torch.where(factor < 1, factor, 1.0)

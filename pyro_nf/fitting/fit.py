@@ -83,10 +83,10 @@ def fit(
         particles: The number of draws a step; by default 64, down to 16 for models of which a
             log density takes more than 20,000 numbers on its way, or 4 where the model cannot be
             vectorized; 1 with an amortized guide.
-        lr: The learning rate of Adam.
+        lr: The learning rate of Adam, by default 0.01.
         anneal: ``"energy"`` to weight the model's log density by a number that rises to one, as in
             the paper, ``"kl"`` to weight all but the likelihood, a warm-up of the KL.
-        anneal_steps: The number of steps in which it rises.
+        anneal_steps: The number of steps in which it rises, by default 10,000.
         seed: With a seed, the result is the same each time, and the caller's random state is
             left alone.
         compile: ``"quick"`` runs a traced step, ready in seconds; ``"full"`` compiles it, which
@@ -106,8 +106,8 @@ def fit(
         >>> posterior.draws(5)["z"].shape
         torch.Size([5, 8])
     """
-    asked = locals()
-    given = [name for name, default in fit.__kwdefaults__.items() if asked[name] is not default]
+    asked, defaults = locals(), fit.__kwdefaults__ or {}
+    given = [name for name, default in defaults.items() if asked[name] is not default]
     options = Options.checked(
         args,
         batches=batches,
@@ -123,7 +123,7 @@ def fit(
         checkpoint=checkpoint,
     )
     first = args if options.source is None else options.source.first()
-    refuse_own_names(model, first, fit.__kwdefaults__, given)
+    refuse_own_names(model, first, defaults, given)
     with seeded(seed):
         setup = prepare(model, args, kwargs, guide, flow, elbo, options, recipe.RECIPE)
         run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))

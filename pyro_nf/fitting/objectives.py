@@ -101,7 +101,7 @@ def beside(
         slopes: The gradients of log p there; None for a posterior of several modes.
         recipe: How many of them a step takes, and what they count for.
     """
-    count = particles * (recipe.pool_share_alone if slopes is None else recipe.pool_share)
+    count = particles * (recipe.pool_draws_alone if slopes is None else recipe.pool_draws)
     chosen = torch.randint(len(draws), (count,), device=draws.device)
     with torch.no_grad():
         x, _ = flow.inverse_and_log_det(draws[chosen])

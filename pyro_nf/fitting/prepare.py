@@ -39,7 +39,7 @@ class Setup:
         options: What fit was asked for.
         step: One step, on its ELBO.
         target: The log density of the posterior, where it is at hand.
-        pool: What the guide learns from besides, if there can be such a thing.
+        chain_pool: What the guide learns from besides, if there can be such a thing.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         identity: A text that tells this fit from others.
     """
@@ -49,7 +49,7 @@ class Setup:
     options: Options
     step: Step
     target: Target | None
-    pool: ChainPool | None
+    chain_pool: ChainPool | None
     modules: list[nn.Module]
     identity: str
 
@@ -87,17 +87,19 @@ def prepare(
     if isinstance(guide, AutoFlowGuide) and new:
         with tqdm(desc="warm start", disable=not options.progress, leave=False):
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    pool = objective = None
+    chain_pool = objective = None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
         elbo = _default_elbo(model, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
-            pool = _pool(guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap)
+            chain_pool = _chain_pool(
+                guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap
+            )
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
-    if pool is not None and new:
+    if chain_pool is not None and new:
         with tqdm(desc="exploring", disable=not options.progress, leave=False):
-            pool.explore()
+            chain_pool.explore()
     step = patiently(lambda: Step(elbo, model, guide, args, kwargs, options.anneal, recipe))
     if objective is not None:
         step.use_objective(objective)
@@ -105,7 +107,7 @@ def prepare(
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
-    return Setup(guide, args, options, step, target, pool, modules, identity)
+    return Setup(guide, args, options, step, target, chain_pool, modules, identity)
 
 
 # -------------------------------------------------------------------- guide, ELBO, pool
@@ -196,7 +198,7 @@ def _tell_slow(refusal: str) -> None:
     )
 
 
-def _pool(
+def _chain_pool(
     guide: Guide, target: Target, particles: int, recipe: Recipe, cheap: bool
 ) -> ChainPool | None:
     """A pool, still empty, if there can be one for this guide."""

@@ -56,9 +56,9 @@ class Recipe:
     # benchmarks/posteriors.py (0, 0.3, 0.6, 1; its table says how).
     wider: float = 0.7
     # Draws of a pool for each of the guide's own, in one pass with them: a round number.
-    pool_share: int = 2
+    pool_draws: int = 2
     # The same where they alone are trained: a round number.
-    pool_share_alone: int = 4
+    pool_draws_alone: int = 4
     # Weight of their divergence, beside that of the ELBO: a round number.
     pool_weight: float = 4.0
     # Medians of their gaps from which a draw counts for no more: a round number.

@@ -59,7 +59,7 @@ class Run:
 
     def __init__(self, setup: Setup, recipe: Recipe, checkpoint: Checkpoint) -> None:
         self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
-        self.step, self.pool, self.options = setup.step, setup.pool, setup.options
+        self.step, self.chain_pool, self.options = setup.step, setup.chain_pool, setup.options
         self.warmup = self.options.warmup
         self.feed: Iterator[Sequence[Any]] | None = None
         first = self.step.parameters()
@@ -73,8 +73,8 @@ class Run:
         content = checkpoint.load()
         if content is not None:
             self._restore(content)
-        if self.pool is not None:
-            self.pool.begin(self.step, self.schedule, self.warmup)
+        if self.chain_pool is not None:
+            self.chain_pool.begin(self.step, self.schedule, self.warmup)
 
     @property
     def schedule(self) -> Schedule:
@@ -89,7 +89,7 @@ class Run:
     @property
     def is_of_several_modes(self) -> bool:
         """Whether it is draws of several modes that are trained."""
-        return self.pool is not None and self.pool.is_of_several_modes
+        return self.chain_pool is not None and self.chain_pool.is_of_several_modes
 
     # ---------------------------------------------------------------- the run
 
@@ -133,7 +133,7 @@ class Run:
             return False
         self.schedule.advance(to_last=self.is_of_several_modes)
         self._forget()
-        if self.pool is not None and self.pool.before_round(self.step, self.schedule):
+        if self.chain_pool is not None and self.chain_pool.before_round(self.step, self.schedule):
             self.state.best, self.state.best_loss = self.step.parameters(), math.inf
         return True
 
@@ -143,7 +143,7 @@ class Run:
             return False  # of what it has not seen, a guide's own draws say nothing
         if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
             return True
-        return self.pool is None and self.schedule.is_idle(self.losses)
+        return self.chain_pool is None and self.schedule.is_idle(self.losses)
 
     def _forget(self) -> None:
         """Begin another average of the iterates."""
@@ -212,7 +212,9 @@ class Run:
 
     def _after_block(self) -> None:
         """Let chains go on, save."""
-        if self.pool is not None and self.pool.after_block(len(self.losses), self.schedule):
+        if self.chain_pool is not None and self.chain_pool.after_block(
+            len(self.losses), self.schedule
+        ):
             self.state.best_loss = math.inf  # what is best so far was so for other draws
         if self.checkpoint.is_due(self.recipe.save_every):
             self._save()
@@ -248,14 +250,14 @@ class Run:
             for args in data:
                 self.step.feed(args, self.step.data[1])
                 losses.append(self.step(0.0))
-        rest = 0.0 if self.pool is None else self.pool.loss()
+        rest = 0.0 if self.chain_pool is None else self.chain_pool.loss()
         return Score(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
 
     def _words(self, chosen: str, score: Score) -> str:
         """The end of the message: what was chosen, and what happened on the way."""
         skipped = sum(map(math.isnan, self.losses))
         words = [f"{chosen}, ELBO {-score.mean:.2f} ± {score.error:.2f}"]
-        words += [] if self.pool is None else self.pool.words()
+        words += [] if self.chain_pool is None else self.chain_pool.words()
         words += [f"{skipped} steps were skipped"] if skipped else []
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []
         return "; ".join(words)
@@ -280,7 +282,7 @@ class Run:
             return
         content = {"state": self.state.content(), "parameters": self.step.parameters()}
         content |= {"adam": self.step.adam.state(), "random": torch.get_rng_state()}
-        content["pool"] = None if self.pool is None else self.pool.state()
+        content["pool"] = None if self.chain_pool is None else self.chain_pool.state()
         content["modules"] = [dict(module.state_dict()) for module in self.setup.modules]
         self.checkpoint.save(content)
 
@@ -288,8 +290,8 @@ class Run:
         self.state = State.of(content["state"], self.recipe)
         for module, state in zip(self.setup.modules, content["modules"], strict=True):
             module.load_state_dict(state)
-        if self.pool is not None:
-            self.pool.restore(content["pool"])
+        if self.chain_pool is not None:
+            self.chain_pool.restore(content["pool"])
         self._set(content["parameters"])
         self.step.adam.reset(content["adam"])
         torch.set_rng_state(content["random"])

@@ -276,6 +276,25 @@ def test_chains_start_where_the_numerics_do_not_fail():
     assert float(pool.draws[:, 0].max()) <= 1
 
 
+def test_a_pool_stays_empty_where_no_point_is_possible():
+    class Nowhere:
+        """A log density that is nowhere finite."""
+
+        dim, vectorized = 2, True
+
+        def __call__(self, u):
+            return u.sum(-1) * math.nan
+
+    guide, _ = target_of(flat(2, bent))
+    pool = ChainPool(guide, Nowhere(), 16, RECIPE)
+    pool.explore()
+    assert not pool.is_of_several_modes
+    assert pool.draws is None
+    assert not pool.fill()
+    assert pool.draws is None
+    assert pool.words() == []
+
+
 def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch, change):
     change(rounds=(100, 200, 300))
     monkeypatch.setattr(Step, "use_objective", lambda self, objective: False)
@@ -327,6 +346,18 @@ def test_improper_priors_are_explored_too():
     assert pool.is_of_several_modes
 
 
+def keep_killed(tmp_path, monkeypatch, at):
+    """Keep the file of a fit as a kill after so many steps would leave it."""
+    save = Checkpoint.save
+
+    def save_and_keep(self, content):
+        save(self, content)
+        if len(content["state"]["losses"]) == at:
+            shutil.copy(self.path, tmp_path / "killed")
+
+    monkeypatch.setattr(Checkpoint, "save", save_and_keep)
+
+
 @pytest.mark.parametrize(
     ("energy", "at"),
     # While the pool is filled; for one mode before that, between its six refills and after them.
@@ -336,14 +367,7 @@ def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
     tmp_path, monkeypatch, change, energy, at
 ):
     change(save_every=0.0, rounds=(200, 200, 500), exact=0.0)
-    save = Checkpoint.save
-
-    def save_and_keep(self, content):
-        save(self, content)
-        if len(content["state"]["losses"]) == at:
-            shutil.copy(self.path, tmp_path / "killed")
-
-    monkeypatch.setattr(Checkpoint, "save", save_and_keep)
+    keep_killed(tmp_path, monkeypatch, at)
     options = {"seed": 0, "progress": False}
     refill = ChainPool.refill
     refills = []
@@ -360,3 +384,16 @@ def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
     assert len(refills) == (0 if energy is bumps else {400: 12, 500: 10, 800: 6}[at])
     assert torch.equal(whole.losses, resumed.losses)
     assert torch.equal(whole.guide.median()["u"], resumed.guide.median()["u"])
+
+
+def test_an_annealed_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
+    tmp_path, monkeypatch, change
+):
+    """What its step trains changes with the last round, in which it is killed."""
+    change(save_every=0.0, rounds=(100, 100, 300), exact=0.0)
+    keep_killed(tmp_path, monkeypatch, 350)
+    options = {"seed": 0, "progress": False, "anneal": "energy", "anneal_steps": 100}
+    whole = fit(flat(2, bent), checkpoint=tmp_path / "whole", **options)
+    assert len(whole.losses) == 600
+    resumed = fit(flat(2, bent), checkpoint=tmp_path / "killed", **options)
+    assert torch.equal(whole.losses, resumed.losses)

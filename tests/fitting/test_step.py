@@ -146,6 +146,45 @@ def test_a_step_that_is_not_finite_changes_nothing():
     assert all(map(torch.equal, step.adam.state(), state))
 
 
+@pytest.mark.parametrize("tier", ["eager", "quick"])
+def test_a_step_in_which_the_numerics_fail_changes_nothing_and_says_why(tier):
+    def model(x):
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 0.1))
+        covariance = scale[..., None, None] * torch.stack([x, x.flip(0)])
+        y = dist.MultivariateNormal(torch.zeros(2), covariance_matrix=covariance)
+        pyro.sample("y", y, obs=torch.tensor([0.5, -0.2]))
+
+    x = torch.tensor([1.0, 0.5])
+    with pyro.validation_enabled(False):
+        step = Step(Trace_ELBO(), model, AutoNormal(model), (x,))
+        assert step.compile(tier), step.reason
+        assert bool(step(1e-2).isfinite())
+        assert step.failure is None
+        before, state = step.parameters(), step.adam.state()
+        x.copy_(torch.tensor([1.0, 2.0]))  # of no Cholesky factor
+        assert bool(step(1e-2).isnan())
+    # What is recorded does not raise.
+    assert isinstance(step.failure, RuntimeError if tier == "eager" else type(None))
+    assert torch.equal(step.parameters(), before)
+    assert all(map(torch.equal, step.adam.state(), state))
+
+
+def test_silent_parameters_have_no_gradient():
+    def model():
+        unused = pyro.param("unused", torch.tensor(1.0))
+        pyro.sample("x", dist.Normal(unused.detach(), 1.0))
+        if fails:
+            raise ValueError("out of reach")
+
+    fails = []
+    step = Step(Trace_ELBO(), model, AutoNormal(model))
+    before = torch.get_rng_state()
+    assert step.silent() == ["unused"]
+    fails.append(True)
+    assert step.silent() == []
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_data_are_inputs_of_the_traced_step():
     def model(x):
         loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
