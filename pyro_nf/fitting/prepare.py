@@ -21,7 +21,7 @@ from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.step import Step
 from pyro_nf.flows import FlowSpec
-from pyro_nf.guides import AutoFlowGuide, Gradient, flow_parts, name_apart
+from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, flow_parts, name_apart
 from pyro_nf.model import Target, patiently, work
 
 __all__ = ["Setup", "prepare"]
@@ -155,7 +155,7 @@ def _default_elbo(
 ) -> ELBO:
     """Trace_ELBO, its particles together where each is then as if it were alone."""
     particles = options.particles
-    if any(part.row_plates for part in flow_parts(guide)):
+    if any(isinstance(part, AmortizedFlowGuide) for part in flow_parts(guide)):
         particles = particles or 1  # there is one for each row
     if particles == 1:
         return Trace_ELBO()

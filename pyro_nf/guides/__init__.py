@@ -13,6 +13,7 @@ know which guide it is asks the guide.
     plates.py          the rows of a plate, and how their latents pack
     supports.py        supports that depend on other latents
     features.py        a context that is a linear function of features
+    fixed_noise.py     standard normal draws that are the same at each call
     param_store.py     a guide's entries in Pyro's parameter store
 
 **Hierarchies are untied.** The conditional of a normal latent given its parents is known from the

@@ -88,8 +88,8 @@ class AmortizedFlowGuide(FlowGuide):
     """
 
     _context_dim: int | None
-    _rows: list[CondIndepStackFrame]
-    _parts: list[Part]
+    _rows: Sequence[CondIndepStackFrame] = ()  # of no plate before it is set up
+    _parts: Sequence[Part] = ()
 
     def __init__(
         self,

@@ -9,10 +9,10 @@ from pyro.infer.autoguide import init_to_median
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.quasirandom import SobolEngine
 
 from pyro_nf.flows import Chain, Flow, FlowDistribution, FlowSpec, make_flow
 from pyro_nf.guides.find_hierarchy import untied
+from pyro_nf.guides.fixed_noise import fixed_noise
 from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
@@ -24,9 +24,6 @@ from pyro_nf.sampling import find_coordinates
 __all__ = ["AutoFlowGuide", "default_flow"]
 
 DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
-QUANTILE_DRAWS = 8192
-FEW_DRAWS = 1024  # above MANY dimensions, where a table of all draws would fill the memory
-MANY = 4096
 
 
 class AutoFlowGuide(FlowGuide, AutoContinuous):
@@ -268,7 +265,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         wanted = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
         if wanted.dim() != 1 or not bool(((wanted >= 0) & (wanted <= 1)).all()):
             raise ValueError(f"expected a list of numbers between 0 and 1, got {quantiles}")
-        latents = self.flow(_noise(self.latent_dim).to(like)).quantile(wanted, 0)
+        latents = self.flow(fixed_noise(self.latent_dim).to(like)).quantile(wanted, 0)
         result: dict[str, list[Tensor]] = {}
         for latent in latents:
             for site, value in self._unpack_latent(latent):
@@ -300,12 +297,3 @@ def default_flow(dim: int) -> str:
     if dim == 1:
         return "planar*8 + tails"
     return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")
-
-
-def _noise(dim: int) -> Tensor:
-    """Fixed standard normal draws, with shape ``(*, dim)``."""
-    count = QUANTILE_DRAWS if dim <= MANY else FEW_DRAWS
-    if dim > SobolEngine.MAXDIM:
-        return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
-    uniform = SobolEngine(dim, scramble=True, seed=0).draw(count, dtype=torch.float64)
-    return torch.special.ndtri(uniform.clamp(1e-10, 1 - 1e-10))
