@@ -89,7 +89,7 @@ def test_global_and_local_from_minibatches_of_ten():
     guide = AutoGuideList(both, create_plates=lambda x: pyro.plate("data", N, len(x)))
     guide.append(AutoFlowGuide(poutine.block(both, hide=["z"]), "diag"))
     guide.append(AmortizedFlowGuide(poutine.block(both, expose=["z"]), Rows(), "planar*2"))
-    posterior = quiet(both, batches=X, batch_size=10, guide=guide, steps=3000, lr=0.02)
+    posterior = quiet(both, batches=X, batch_size=10, guide=guide, steps=6000, lr=0.02)
     mu = posterior.draws(2000)["mu"]
     exact = float(X.sum() / 2 / (N / 2 + 1 / 100))
     assert float(mu.mean()) == pytest.approx(exact, abs=0.03)
@@ -104,7 +104,7 @@ def test_what_couples_them_can_be_taken_out_of_the_model():
     site = "z_decentered"
     guide.append(AutoFlowGuide(poutine.block(model, hide=[site]), "diag"))
     guide.append(AmortizedFlowGuide(poutine.block(model, expose=[site]), nn.Identity(), "diag"))
-    quiet(model, batches=X, batch_size=10, guide=guide, steps=12_000)
+    quiet(model, batches=X, batch_size=10, guide=guide, steps=16_000)
     whole = Posterior(model, guide, X)
     mu = whole.draws(4000)["mu"]
     exact, sd = float(X.sum() / 2 / (N / 2 + 1 / 100)), 1 / math.sqrt(N / 2 + 1 / 100)
