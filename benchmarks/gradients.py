@@ -18,12 +18,11 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
 from timing import table
 
 from pyro_nf import AutoFlowGuide, fit
+from pyro_nf.fitting.elbo import ManyParticles
 from pyro_nf.fitting.step import Step
-from pyro_nf.model.target import Target
 
 HERE = Path(__file__).parent / "posteriordb"
 FLOWS = ["affine_coupling*6 + tails + tril + tails", "planar*16"]
@@ -43,12 +42,10 @@ def trained(model, flow, kind, steps, seed):
 
 def noise(model, guide):
     """The trace of the covariance of each kind of gradient, where the guide is."""
-    target = Target.of(guide)
-    options = {"vectorize_particles": target.vectorized, "max_plate_nesting": target.nesting}
     found = {}
     for kind in KINDS:
         guide.gradient = kind
-        step = Step(Trace_ELBO(num_particles=64, **options), model, guide)
+        step = Step(ManyParticles(num_particles=64), model, guide)
         drawn = torch.stack([step.gradient()[1] for _ in range(REPEATS)])
         found[kind] = float(drawn.var(0).sum())
     return found

@@ -184,18 +184,7 @@ def _drawn(
 
 def _tell_slow(refusal: str) -> None:
     """Say once that draws run one by one, and what to type so that they need not."""
-    in_words = {
-        "item": "type torch.where in place of if, and keep numbers in tensors in place of .item()",
-        "in-place": "type torch.stack or torch.cat in place of writing into a tensor",
-        "NumPy": "type the functions of torch in place of NumPy's",
-        "numpy": "type the functions of torch in place of NumPy's",
-    }
-    what = [text for word, text in in_words.items() if word in refusal]
-    warnings.warn(
-        f"the model runs one draw at a time, which is slow: {refusal}"
-        + (f"; {what[0]}" if what else ""),
-        stacklevel=5,
-    )
+    warnings.warn(f"the model runs one draw at a time, which is slow: {refusal}", stacklevel=5)
 
 
 def _chain_pool(

@@ -14,8 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed"]
 
-# What makes an empty or zero tensor, which is then written to in place.
-BLANK = {torch.empty, torch.zeros, Tensor.new, Tensor.new_empty, Tensor.new_zeros}
+# What makes a tensor of no draw in particular, which is then written to in place.
+BLANK = {
+    *(torch.empty, torch.zeros, torch.ones, torch.full, torch.zeros_like, torch.ones_like),
+    *(Tensor.new, Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones),
+}
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]  # a property to Python
 
 

@@ -131,7 +131,7 @@ class Many:
             with last:
                 together = backend(self.function, count, values)
         except Exception as error:  # a user's code, of tensors that are not plain ones
-            return f"{last.where}: {in_a_line(error)}"
+            return f"{last.where} {_plainly(error)}"
         if singly[1].keys() != together[1].keys():
             return "its sites are not the same in each run"
         pairs = {"its log density": (singly[0], together[0])}
@@ -147,6 +147,23 @@ class Many:
         # A random number that vmap does not know of would be the same in all draws.
         varies, still = bool((one != one[:1]).any()), bool((other == other[:1]).all())
         return not (varies and still)
+
+
+# What of an error of vmap's tells its cause, that cause, and what to type.
+CAUSES = {
+    "data-dependent control flow": "a value of a tensor decides what is run; type torch.where",
+    ".item()": "a number is taken out of a tensor; keep it in the tensor",
+    "in-place": "a tensor is written into; type torch.stack or torch.cat",
+    "inplace": "a tensor is written into; type torch.stack or torch.cat",
+    "numpy": "a tensor is given to NumPy; type the functions of torch",
+    "have storage": "a tensor is given to NumPy or Python; type the functions of torch",
+}
+
+
+def _plainly(error: Exception) -> str:
+    """What is wrong and what to type, where that is known, or else what the error says."""
+    known = (plain for sign, plain in CAUSES.items() if sign in str(error).lower())
+    return next(known, f"it raises {type(error).__name__}: {in_a_line(error)}")
 
 
 def by_vmap(function: Callable[[Values], Result], count: int, values: Values) -> Result:

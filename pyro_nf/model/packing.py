@@ -103,19 +103,23 @@ class Pack(Messenger):
         self.packing = packing
         self._free: Values = {}
         self._log_det: Any = 0.0
+        self._inside: list[Tensor] = []
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]
         if name not in self.packing:
             return
-        to_support = biject_to(msg["fn"].support)
+        support = msg["fn"].support
+        self._inside.append(support.check(msg["value"]).all())
+        to_support = biject_to(support)
         free = self._free[name] = to_support.inv(msg["value"])
         self._log_det = self._log_det + to_support.log_abs_det_jacobian(free, msg["value"]).sum()
 
     @property
     def u(self) -> Tensor:
-        """The vector, with shape ``(D,)``."""
-        return torch.cat([self._free[name].reshape(-1) for name in self.packing])
+        """The vector, with shape ``(D,)``; NaN for values outside of their supports."""
+        u = torch.cat([self._free[name].reshape(-1) for name in self.packing])
+        return torch.where(torch.stack(self._inside).all(), u, torch.nan)
 
     @property
     def log_det(self) -> Tensor:

@@ -11,19 +11,11 @@ from pyro.infer.autoguide import init_to_value
 from torch.distributions import constraints
 
 from pyro_nf import AutoFlowGuide, Flow, fit, make_flow
-from pyro_nf.engines.backends import quick
-from pyro_nf.engines.graph import tidy
-from pyro_nf.engines.record import record
-from pyro_nf.engines.tracing import traced
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.fitting.step import Step
-from pyro_nf.model.log_density import work
 from pyro_nf.model.target import Target
-from pyro_nf.sampling.chains import chains
-from pyro_nf.sampling.modes import explore
-from pyro_nf.sampling.normal import climb
 
 DOUBLE = torch.float64
 
@@ -63,132 +55,7 @@ def target_of(model, flow="diag", **options):
 # ------------------------------------------------------------ record
 
 
-def test_a_recorded_function_runs_on_other_values():
-    weight = torch.randn(3, requires_grad=True)
-
-    def function(x):
-        (gradient,) = torch.autograd.grad((weight * x).exp().sum(), weight)  # by its identity
-        return gradient.sin()
-
-    x, y = torch.randn(3), torch.randn(3)
-    graph = tidy(record(function, [x]))
-    torch.testing.assert_close(graph(y)[0], function(y))
-    with pytest.warns(DeprecationWarning, match=r"torch.jit"):
-        engine = quick(graph, [x])
-    torch.testing.assert_close(engine([y]), function(y))
-
-
-def test_what_does_not_vary_is_a_constant_unless_it_is_written_to():
-    def function(x):
-        total = torch.zeros(3).exp()
-        counted = torch.zeros(3)
-        counted += x
-        return total + counted
-
-    graph = record(function, [torch.ones(3)])
-    for _ in range(2):  # a constant that keeps what was written would grow
-        assert graph(torch.ones(3))[0].tolist() == [2.0] * 3
-    graph.graph.eliminate_dead_code()
-    names = [str(node.target) for node in graph.graph.nodes]
-    assert "aten.exp.default" not in names
-
-
-def test_a_matrix_is_not_transposed_to_and_fro():
-    x = torch.randn(2, 3)
-    graph = tidy(record(lambda x: x.t().t() @ x.t(), [x]))
-    assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.t.default) == 1
-    assert torch.equal(graph(x)[0], x @ x.mT)
-
-
-def test_random_numbers_are_drawn_at_each_run():
-    graph = record(lambda x: x + torch.randn(3), [torch.zeros(3)])
-    assert not torch.equal(graph(torch.zeros(3))[0], graph(torch.zeros(3))[0])
-
-
-def test_a_value_taken_out_is_refused_and_the_function_runs_as_it_is():
-    def function(x):
-        return x * 2 if float(x.sum()) > 0 else x
-
-    with pytest.raises(NotImplementedError, match="takes a value out of a tensor"):
-        record(function, [torch.ones(3)])
-    assert traced(function, torch.ones(3)) is function
-    assert traced(lambda x: x * float(torch.ones(()) + 1), torch.ones(3))(torch.ones(3))[0] == 2
-
-
 # ------------------------------------------------------------ the mode, chains, modes
-
-
-def test_the_climb_ends_at_the_mode_of_a_badly_scaled_density():
-    scale = torch.logspace(-4, 2, 7, dtype=DOUBLE)
-
-    def log_density(u):
-        return -((u - scale) / scale).square().sum(-1) / 2
-
-    found = climb(log_density, torch.zeros(7, dtype=DOUBLE))
-    torch.testing.assert_close(found / scale, torch.ones(7, dtype=DOUBLE), rtol=0, atol=1e-3)
-
-
-def test_chains_draw_from_the_posterior_wherever_they_start():
-    torch.manual_seed(0)
-    guide, target = target_of(flat(2, scaled), init_scale=1.0)
-    draws = chains(target, guide.get_transform(), torch.full((400, 2), 2.0, dtype=DOUBLE))
-    # The draws of a chain are alike; there are at least as many free ones as chains.
-    error = torch.tensor([1.0, 3.0], dtype=DOUBLE) / 20
-    assert bool((draws.mean(0).abs() < 4 * error).all())
-    assert bool(((draws.std(0) / torch.tensor([1.0, 3.0]) - 1).abs() < 4 / 28).all())
-
-
-def test_chains_go_on_where_the_numerics_of_one_fail():
-    torch.manual_seed(0)
-    guide, target = target_of(flat(1, lambda u: u.square().sum(-1) / 2), init_scale=1.0)
-    failed = []
-
-    def fragile(u):
-        if bool((u.abs() > 3.5).any()):
-            failed.append(u)
-            raise torch.linalg.LinAlgError("the input is not positive-definite")
-        return target(u)
-
-    draws = chains(fragile, guide.get_transform(), torch.zeros(64, 1, dtype=DOUBLE))
-    assert failed
-    assert float(draws.abs().max()) <= 3.5
-    # There are at least as many free draws as chains.
-    assert abs(float(draws.std()) - 1) < 4 / math.sqrt(2 * 64)
-
-
-def test_several_modes_are_found_with_their_shares():
-    torch.manual_seed(0)
-    _, target = target_of(flat(3, bumps))
-    middle = torch.full((3,), 3.0, dtype=DOUBLE)  # what a normal approximation knows: one mode
-    draws, modes = explore(target, middle, torch.eye(3, dtype=DOUBLE), 4000)
-    assert modes == 2
-    share = (draws.mean(-1) > 0).double().mean()
-    assert abs(share - 0.7) < 0.05
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_mode_is_found_to_which_one_climb_in_two_hundred_leads(seed):
-    torch.manual_seed(seed)
-    centre = torch.tensor([6.8, 7.8, -4.4, 3.8, -1.3], dtype=DOUBLE)
-
-    def far_and_narrow(u):
-        near = -u.square().sum(-1) / 2 + math.log(0.7)
-        far = -((u - centre) / 0.5).square().sum(-1) / 2 + math.log(0.3 / 0.5**5)
-        return -torch.logaddexp(near, far)
-
-    _, target = target_of(flat(5, far_and_narrow))
-    found = explore(target, torch.zeros(5, dtype=DOUBLE), torch.eye(5, dtype=DOUBLE), 4000)
-    assert found is not None
-    draws, modes = found
-    assert modes == 2
-    share = ((draws - centre).norm(dim=-1) < 6).double().mean()
-    assert abs(share - 0.3) < 0.05
-
-
-def test_one_mode_is_left_alone():
-    torch.manual_seed(0)
-    _, target = target_of(flat(2, scaled))
-    assert explore(target, torch.zeros(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE), 100) is None
 
 
 def test_fit_covers_both_modes():
@@ -200,18 +67,6 @@ def test_fit_covers_both_modes():
 
 
 # ------------------------------------------------------------ the pool
-
-
-def test_work_counts_what_a_point_costs():
-    def squares(times):
-        return lambda u: sum((u * k).square().sum(-1) for k in range(1, times + 1))
-
-    points = torch.randn(16, 3)
-    one, ten = work(squares(1), points), work(squares(10), points)
-    assert one >= 3 + 3 + 1  # products, squares and their sum; and the gradients
-    assert 5 * one < ten < 20 * one
-    assert work(squares(1), points[:4]) == pytest.approx(one, rel=0.2)
-    assert work(lambda u: u.sum(-1) * float(u.sum()), points) == math.inf  # leaves the graph
 
 
 def filled(flow, model, particles=16):

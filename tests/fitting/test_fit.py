@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -363,7 +364,11 @@ class TestFailures:
 
         with pytest.warns(UserWarning, match="cannot be compiled and runs eagerly") as caught:
             quiet(model, steps=20, flow="diag")
-        assert len([w for w in caught if "compiled" in str(w.message)]) == 1
+        said = [str(w.message) for w in caught]
+        assert len([what for what in said if "compiled" in what]) == 1
+        (slow,) = [what for what in said if "one draw at a time" in what]
+        assert re.search("after the site 'x'.*decides what is run.*torch.where", slow)
+        assert {w.filename for w in caught} == {__file__}
 
     def test_a_step_that_inductor_cannot_take_is_not_compiled_again(self, monkeypatch, change):
         def full(graph, inputs):

@@ -181,7 +181,7 @@ def target_of_unset(model):
     """A target of a model that cannot even be set up: its latents are told."""
     from pyro_nf.model.packing import Packing
 
-    return Target.of(model, Packing({"x": torch.Size([])}), zeros(1))
+    return Target(model, Packing({"x": torch.Size([])}), zeros(1))
 
 
 def test_points_of_another_size_are_an_error_and_no_failing_numerics():

@@ -71,9 +71,8 @@ def test_draws_too_wild_are_looked_at_more_closely():
     """From a scale a million times too wide, where all else has failed, too."""
 
     def log_density(u):
-        if bool((u.abs() > 100).any()):
-            raise ValueError("numerics")
-        return -u.square().sum(-1) / 2
+        far = (u.abs() > 100).any(-1)
+        return torch.where(far, torch.nan, -u.square().sum(-1) / 2)
 
     wide = 1e6 * torch.eye(D, dtype=torch.float64)
     found = fit_normal(log_density, torch.zeros(D, dtype=torch.float64), wide)
