@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_nf.checks import whole
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches
 
@@ -65,7 +66,8 @@ class Options:
         """
         counts = {"steps": steps, "epochs": epochs, "particles": particles}
         for name, value in (counts | {"anneal_steps": anneal_steps}).items():
-            _check_count(name, value)
+            if value is not None:
+                whole(name, value)
         if anneal not in (None, "energy", "kl"):
             raise ValueError(f'anneal must be "energy", "kl" or None, got {anneal!r}')
         if not isinstance(lr, int | float) or not 0 < lr < math.inf:
@@ -82,13 +84,6 @@ class Options:
         warmup = 0 if anneal is None else anneal_steps
         resumes = checkpoint is not None and os.path.exists(checkpoint)
         return cls(source, batch_size, steps, particles, lr, anneal, warmup, progress, resumes)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value is not None and value < 1:
-        raise ValueError(f"{name} must be 1 or more, got {value}")
 
 
 def _source(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
+from pyro_nf.checks import whole
 from pyro_nf.flows import Chain, Diag, FlowDistribution, FlowSpec, make_flow
 from pyro_nf.guides.features import OfFeatures
 from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
@@ -108,8 +109,8 @@ class AmortizedFlowGuide(FlowGuide):
                 "encoder must be a torch.nn.Module from what the model takes to features of shape "
                 f"(rows, F), got {encoder!r}; type AmortizedFlowGuide(model, encoder)"
             )
-        if context_dim is not None and (type(context_dim) is not int or context_dim < 1):
-            raise ValueError(f"context_dim must be a positive int or None, got {context_dim!r}")
+        if context_dim is not None:
+            whole("context_dim", context_dim)
         super().__init__(model, flow, init_scale, gradient, name)
         self._model = (model, latent_sites.starting(init_loc_fn))  # neither is pickled
         self._context_dim = context_dim

@@ -35,5 +35,6 @@ from pyro_nf.model.packing import Latents as Latents
 from pyro_nf.model.packing import Pack as Pack
 from pyro_nf.model.packing import Packing as Packing
 from pyro_nf.model.packing import Unpack as Unpack
+from pyro_nf.model.packing import packed as packed
 from pyro_nf.model.sites import feasible as feasible
 from pyro_nf.model.target import Target as Target

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 from pyro_nf.model.handlers import Given
 from pyro_nf.model.many import Many, Result, Values
 
-__all__ = ["Latents", "Pack", "Packing", "Unpack"]
+__all__ = ["Latents", "Pack", "Packing", "Unpack", "packed"]
 
 
 class Packing:
@@ -175,3 +175,25 @@ class Latents:
         sites = {name: values[name] for name in self.packing}
         log_det, found = self._packed(len(next(iter(sites.values()))), sites)
         return found["u"], log_det
+
+
+def packed(
+    values: Mapping[str, Tensor], supports: Mapping[str, Constraint]
+) -> tuple[Tensor, Tensor]:
+    """What :meth:`Latents.pack` gives, without a run of the model, for supports that are fixed.
+
+    Arguments:
+        values: For each site n values, of shape ``(n, *shape)``.
+        supports: The support of each site, in the order in which they are packed.
+
+    Returns:
+        The vectors, of shape ``(n, D)``, and the log-determinant in double precision.
+    """
+    parts, log_dets = [], []
+    for name, support in supports.items():
+        value, to_support = values[name], biject_to(support)
+        free = to_support.inv(value)
+        parts.append(free.reshape(len(value), -1))
+        stretch = to_support.log_abs_det_jacobian(free, value)
+        log_dets.append(stretch.double().reshape(len(value), -1).sum(-1))
+    return torch.cat(parts, -1), torch.stack(log_dets).sum(0)

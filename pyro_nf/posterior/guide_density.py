@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_nf.guides import FlowGuide, flow_parts
-from pyro_nf.model import Given, Latents, Many, Packing, Result, Values
+from pyro_nf.model import Given, Latents, Many, Packing, Result, Values, packed
 from pyro_nf.posterior.joint import Joint, is_latent, log_prob_sum
 
 __all__ = ["as_batch", "check_width", "log_density"]
@@ -123,15 +123,7 @@ def _of_vector(joint: Joint, values: Values, guide: AutoContinuous) -> Tensor:
         inside = u.isfinite().all(-1)
         u = torch.where(inside.unsqueeze(-1), u, 0.0)
         return torch.where(inside, posterior.log_prob(u).double() - log_det, -torch.inf)
-    total: Tensor | None = None
-    parts = []
-    for name, site in guide.prototype_trace.iter_stochastic_nodes():
-        value = values[name]
-        to_support = biject_to(site["fn"].support)
-        free = to_support.inv(value)
-        parts.append(free.reshape(len(value), -1))
-        stretch = to_support.log_abs_det_jacobian(free, value)
-        stretch = stretch.double().reshape(len(value), -1).sum(-1)
-        total = stretch if total is None else total + stretch
-    density: Tensor = posterior.log_prob(torch.cat(parts, -1)).double()
-    return density if total is None else density - total
+    nodes = dict(guide.prototype_trace.iter_stochastic_nodes())
+    u, log_det = packed(values, {name: node["fn"].support for name, node in nodes.items()})
+    density: Tensor = posterior.log_prob(u).double() - log_det
+    return density

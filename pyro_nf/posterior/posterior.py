@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_nf.checks import whole
 from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
 from pyro_nf.posterior import plots
@@ -287,8 +288,4 @@ class Posterior:
 
 
 def _count(n: int) -> int:
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"the number of draws must be an int, got {n!r}")
-    if n < 1:
-        raise ValueError(f"the number of draws must be 1 or more, got {n}")
-    return n
+    return whole("the number of draws", n)

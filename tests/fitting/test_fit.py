@@ -362,10 +362,11 @@ class TestFailures:
             if (x > 10).all():
                 raise ValueError("unreachable")
 
-        with pytest.warns(UserWarning, match="cannot be compiled and runs eagerly") as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             quiet(model, steps=20, flow="diag")
         said = [str(w.message) for w in caught]
-        assert len([what for what in said if "compiled" in what]) == 1
+        assert len([what for what in said if "cannot be compiled and runs eagerly" in what]) == 1
         (slow,) = [what for what in said if "one draw at a time" in what]
         assert re.search("after the site 'x'.*decides what is run.*torch.where", slow)
         assert {w.filename for w in caught} == {__file__}
@@ -536,3 +537,14 @@ def test_a_keyword_with_a_default_is_left_to_the_model_unless_it_is_asked_for():
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     assert len(fit(model, torch.tensor(0.5), steps=20, progress=False).losses) == 20
+
+
+@pytest.mark.parametrize("dim", [1, 2, 106])
+def test_a_guide_without_a_formula_is_that_of_fit_and_no_warning_is_told(dim):
+    def model():
+        pyro.sample("x", dist.Normal(torch.zeros(dim), 1.0).to_event(1))
+
+    plain = AutoFlowGuide(model).setup()  # warnings are errors here
+    fitted = fit(model, steps=1, progress=False, compile=False).guide
+    assert plain.formula == fitted.formula
+    assert [type(layer) for layer in plain.flow] == [type(layer) for layer in fitted.flow]

@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import biject_to
 
-from pyro_nf.model.packing import Latents, Pack, Packing, Unpack
+from pyro_nf.model.packing import Latents, Pack, Packing, Unpack, packed
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 
@@ -84,6 +84,15 @@ def test_the_log_determinant_is_that_of_the_values(model):
     jacobian = torch.autograd.functional.jacobian(lambda u: values_of(u, True)[0], u)
     expected = torch.linalg.slogdet(jacobian).logabsdet
     torch.testing.assert_close(values_of(u, True)[1], expected)
+
+
+def test_fixed_supports_need_no_run():
+    packing = packing_of(many_supports, DOUBLE)
+    trace = prune_subsample_sites(poutine.trace(many_supports).get_trace(DOUBLE))
+    supports = {name: node["fn"].support for name, node in trace.iter_stochastic_nodes()}
+    latents = Latents(many_supports, packing, (DOUBLE,), {})
+    values, _ = latents.unpack(torch.randn(6, packing.dim, dtype=DOUBLE))
+    torch.testing.assert_close(packed(values, supports), latents.pack(values))
 
 
 def test_columns_are_where_the_sites_are():

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from pyro_nf import fit
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.sampling import normal as whiten
 from pyro_nf.sampling.normal import BRIEF, ROUNDS, Coordinates, climb, find_coordinates
 
@@ -127,3 +129,14 @@ def test_the_climb_ends_at_the_mode_of_a_badly_scaled_density():
 
     found = climb(log_density, torch.zeros(7, dtype=torch.float64))
     torch.testing.assert_close(found / scale, torch.ones(7, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+def test_an_error_of_our_own_is_no_failing_numerics(monkeypatch):
+    """A size mismatch planted in the warm start flies; before, it gave a guide without one."""
+
+    def mismatched(log_density, mode):
+        return torch.eye(len(mode) + 1, dtype=mode.dtype)
+
+    monkeypatch.setattr("pyro_nf.sampling.normal.curvature", mismatched)
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        fit(eight_schools, *EIGHT_SCHOOLS.data, steps=5, progress=False)
