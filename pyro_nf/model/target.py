@@ -13,6 +13,11 @@ from pyro_nf.model.packing import Packing, Unpack
 
 __all__ = ["Target"]
 
+RANDOM = (
+    "its density is random, of a subsample of the data or of a discrete site that is not summed "
+    "out; type fit(..., batches=...) for the one, elbo=TraceEnum_ELBO() for the other"
+)
+
 
 class Target:
     r"""The log density :math:`\log p(u, \mathrm{data})` of a model's latents, packed into u.
@@ -49,9 +54,10 @@ class Target:
         with torch.no_grad(), poutine.block():
             twice = torch.stack([self(start), self(start)]).nan_to_num(0.0)
             near = start + 0.01 * (1 + start.abs())
-            self.vectorized = self._many.decide(2, {"u": torch.stack([near, start])})
+            alike = self._many.decide(2, {"u": torch.stack([near, start])})
         self.random = bool(twice[0] != twice[1])
-        self.reason = "its density is random" if self.random else self._many.reason
+        self.vectorized = alike and not self.random
+        self.reason = RANDOM if self.random else self._many.reason
 
     @classmethod
     def of(
