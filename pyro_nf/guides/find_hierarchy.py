@@ -105,9 +105,10 @@ def _families(target: Target, u: Tensor) -> Iterator[_Family]:
             node = trace.nodes[name]
             normal = _normal(node["fn"])
             if normal is not None:
-                shape = node["value"].shape
-                found[f"loc/{name}"] = normal.loc.expand(shape).reshape(-1)
-                found[f"log_scale/{name}"] = normal.scale.log().expand(shape).reshape(-1)
+                parts = {"loc": normal.loc, "log_scale": normal.scale.log()}
+                for key, part in parts.items():
+                    whole = part.expand(node["value"].shape).reshape(-1)
+                    found[f"{key}/{name}"] = whole.to(log_det)
         return log_det, found
 
     _, values = target.many(Many(parameters, tolerant=True), u)
