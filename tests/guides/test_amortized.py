@@ -493,7 +493,7 @@ WRONG = {
         Given(),
         {"context_dim": 0},
         ValueError,
-        "context_dim must be a positive",
+        "context_dim must be 1 or more, got 0",
     ),
     "gradient": (local, Given(), {"gradient": "both"}, ValueError, '"path" or "total"'),
     "init_scale": (local, Given(), {"init_scale": -1}, ValueError, "init_scale must be a positive"),
