@@ -10,7 +10,7 @@ from pyro.infer.traceenum_elbo import _compute_dice_elbo
 from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
-from pyro_nf.model import Given, Many, Result, Values, by_vmap
+from pyro_nf.model import Given, Many, Result, Values, by_vmap, patiently
 
 __all__ = ["Estimate", "ManyParticles", "estimate", "parameters_of"]
 
@@ -78,22 +78,21 @@ class ManyParticles(Trace_ELBO):
         kwargs: Mapping[str, Any],
     ) -> str:
         """Why particles of this model and guide cannot run together; empty if they can."""
-        with poutine.block():
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
-        nodes = drawn.stochastic_nodes
-        latents = {name: drawn.nodes[name]["value"].detach() for name in nodes}
 
         def joint(values: Values) -> Result:
             trace = poutine.trace(Given(values)(model)).get_trace(*args, **kwargs)
-            trace.compute_log_prob()
-            terms = [n["log_prob"].sum() for n in trace.nodes.values() if n["type"] == "sample"]
-            return sum(terms[1:], terms[0]), {}
+            return torch.as_tensor(trace.log_prob_sum()), {}
 
-        density = Many(joint)
-        loss = Many(_one_particle(model, guide, args, kwargs), random=True)
+        def drawn() -> Values:
+            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            latents = {name: trace.nodes[name]["value"].detach() for name in trace.stochastic_nodes}
+            joint(latents)
+            return {name: value.unsqueeze(0) for name, value in latents.items()}
+
+        density = Many(joint, tolerant=True)
+        loss = Many(_one_particle(model, guide, args, kwargs), random=True, tolerant=True)
         with poutine.block():
-            density.decide(1, {name: value.unsqueeze(0) for name, value in latents.items()})
-            if density.vectorized:
+            if density.decide(1, patiently(drawn)):
                 loss.decide(1, {})
         return density.reason or loss.reason
 

@@ -122,10 +122,10 @@ def fit(
         progress=progress,
         checkpoint=checkpoint,
     )
-    first = args if options.source is None else options.source.first()
-    refuse_own_names(model, first, defaults, given)
     with seeded(seed):
-        setup = prepare(model, args, kwargs, guide, flow, elbo, options, recipe.RECIPE)
+        first = args if options.source is None else options.source.first()
+        refuse_own_names(model, first, defaults, given)
+        setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
         run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))
         if silent := setup.step.silent():
             warnings.warn(
@@ -134,7 +134,7 @@ def fit(
                 stacklevel=2,
             )
         run.go(compile)
-    posterior = Posterior(model, setup.guide, *setup.args, **kwargs)
+    posterior = Posterior(model, setup.guide, *first, **kwargs)
     posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
     posterior.message = run.state.message
     return posterior

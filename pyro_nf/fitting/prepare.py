@@ -35,20 +35,16 @@ class Setup:
 
     Attributes:
         guide: The guide, where it starts.
-        args: What the model takes; with batches, a batch first.
         options: What fit was asked for.
         step: One step, on its ELBO.
-        target: The log density of the posterior, where it is at hand.
         chain_pool: What the guide learns from besides, if there can be such a thing.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         identity: A text that tells this fit from others.
     """
 
     guide: Guide
-    args: tuple[Any, ...]
     options: Options
     step: Step
-    target: Target | None
     chain_pool: ChainPool | None
     modules: list[nn.Module]
     identity: str
@@ -68,7 +64,7 @@ def prepare(
 
     Arguments:
         model: A Pyro model.
-        args: What it takes; with batches, after the batch.
+        args: What it takes; with batches, a batch first.
         kwargs: What it takes.
         guide: A guide; None for one of the flow.
         flow: What :func:`pyro_nf.make_flow` takes; None for the default.
@@ -78,7 +74,6 @@ def prepare(
     """
     source = options.source
     data = [args if source is None else (source.tensors, source.rest), kwargs]
-    args = args if source is None else source.first()
     guide = _guide(model, args, kwargs, guide, flow, elbo)
     new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
     new = new and not options.resumes
@@ -107,7 +102,7 @@ def prepare(
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
-    return Setup(guide, args, options, step, target, chain_pool, modules, identity)
+    return Setup(guide, options, step, chain_pool, modules, identity)
 
 
 # -------------------------------------------------------------------- guide, ELBO, pool

@@ -21,7 +21,7 @@ class Recipe:
     particles: int = 64
     # The fewest of them, for a model in which more would cost more time: benchmarks/sweep.py (16).
     few_particles: int = 16
-    # Of a model that cannot take a plate of them, each costs a run: a round number.
+    # Of a model that cannot run at many draws at once, each costs a run: a round number.
     looped_particles: int = 4
     # Numbers that a log density may compute for a draw where all of them are taken, and where
     # chains go on often: a round number.

@@ -107,8 +107,8 @@ def _families(target: Target, u: Tensor) -> Iterator[_Family]:
             if normal is not None:
                 parts = {"loc": normal.loc, "log_scale": normal.scale.log()}
                 for key, part in parts.items():
-                    whole = part.expand(node["value"].shape).reshape(-1)
-                    found[f"{key}/{name}"] = whole.to(log_det)
+                    flat = part.expand(node["value"].shape).reshape(-1)
+                    found[f"{key}/{name}"] = flat.to(log_det)
         return log_det, found
 
     _, values = target.many(Many(parameters, tolerant=True), u)

@@ -9,7 +9,7 @@ from pyro.distributions import ImproperUniform
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
-from pyro_nf.model import Many, Packing, Result, Unpack, Values
+from pyro_nf.model import Many, Packing, Result, Unpack, Values, until
 
 __all__ = ["DependentSupports"]
 
@@ -29,10 +29,14 @@ class DependentSupports:
 
     def __init__(self, shapes: Mapping[str, torch.Size], names: Iterable[str]) -> None:
         self.packing, self.names = Packing(shapes), frozenset(names)
-        self._many: Many | None = None
+        self._asked: tuple[Callable[..., Any], Any, Any] | None = None
+        self._many = Many(self._one)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_many": None}  # what runs has the model and the data
+        return {"packing": self.packing, "names": self.names}  # neither the model nor the data
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["packing"].shapes, state["names"])  # type: ignore[misc]
 
     def ask(self, model: Callable[..., Any], args: Any, kwargs: Any, example: Tensor) -> None:
         """Ask this model, with these arguments, from now on.
@@ -43,18 +47,19 @@ class DependentSupports:
             kwargs: What it takes.
             example: A point in unconstrained space, with shape ``(D,)``.
         """
-
-        def one(row: Values) -> Result:
-            with Unpack(self.packing, row["u"]) as unpack:
-                model(*args, **kwargs)
-            stretched = {f"log_det/{name}": part for name, part in unpack.log_dets.items()}
-            return unpack.log_det, unpack.values | stretched
-
-        if self._many is None:
-            self._many = Many(one)
+        self._asked = model, args, kwargs
+        if self._many.vectorized is None:
             with poutine.block():
                 self._many.decide(1, {"u": example.unsqueeze(0)})
-        self._many.function = one
+
+    def _one(self, row: Values) -> Result:
+        """The values of one draw, and their log-determinants, of the sites' batch shapes."""
+        assert self._asked is not None  # the callers have looked
+        model, args, kwargs = self._asked
+        with Unpack(self.packing, row["u"]) as unpack, until(self.packing):
+            model(*args, **kwargs)
+        log_dets = {f"log_det/{name}": part for name, part in unpack.log_dets.items()}
+        return unpack.log_det, unpack.values | log_dets
 
     def __call__(self, latent: Tensor, sites: Sites) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Pyro's nodes with supports that know their values, in place of those of the first run.
@@ -63,36 +68,34 @@ class DependentSupports:
             latent: With shape ``(*, D)``, a one in the place of each plate.
             sites: The nodes, and their unconstrained values.
         """
-        if self._many is None:
+        if self._asked is None:
             raise RuntimeError("the guide has not run since it was copied: call it, guide(*args)")
         batch = latent.shape[:-1]
         rows = latent.reshape(-1, latent.shape[-1])
         with poutine.block():
             if len(rows) == 1:  # perhaps already one among many
-                alone = self._many.function({"u": rows[0]})[1]
+                alone = self._one({"u": rows[0]})[1]
                 values = {name: value.unsqueeze(0) for name, value in alone.items()}
             else:
                 values = self._many(len(rows), {"u": rows})[1]
         for site, free in sites:
             name, fn = site["name"], site["fn"]
-            value, log_det = (
-                found.reshape(torch.broadcast_shapes(found.shape[1:], batch + (1,) * event_dim))
-                for found, event_dim in (
-                    (values[name], fn.event_dim),
-                    (values[f"log_det/{name}"], 0),
-                )
-            )
-            shape = value.shape[: value.dim() - fn.event_dim]
-            known = ImproperUniform(_Known(_To(value, log_det)), shape, fn.event_shape)
+            value = _with_ones(values[name], batch, fn.event_dim)
+            log_det = _with_ones(values[f"log_det/{name}"], batch, 0)
+            known = ImproperUniform(_Known(_To(value, log_det)), log_det.shape, fn.event_shape)
             yield site | {"fn": known}, free
+
+
+def _with_ones(rows: Tensor, batch: torch.Size, event_dim: int) -> Tensor:
+    """Rows of values as Pyro has them under plates of particles: a one in the place of each."""
+    return rows.reshape(torch.broadcast_shapes(rows.shape[1:], batch + (1,) * event_dim))
 
 
 class _To(Transform):
     """The map from an unconstrained value to a value, both of which are known."""
 
     bijective = True
-    domain = constraints.independent(constraints.real, 0)
-    codomain = constraints.independent(constraints.real, 0)
+    domain = codomain = constraints.real
 
     def __init__(self, value: Tensor, log_det: Tensor) -> None:
         super().__init__()
@@ -113,4 +116,5 @@ class _Known(constraints.Constraint):
         super().__init__()
 
 
+# Pyro's autoguides ask torch for the bijection to a site's support.
 biject_to.register(_Known, lambda support: support.transform)

@@ -22,6 +22,7 @@ from pyro_nf.model.failures import blame as blame
 from pyro_nf.model.failures import patiently as patiently
 from pyro_nf.model.handlers import Given as Given
 from pyro_nf.model.handlers import is_computed as is_computed
+from pyro_nf.model.handlers import until as until
 from pyro_nf.model.log_density import LogDensity as LogDensity
 from pyro_nf.model.log_density import scored as scored
 from pyro_nf.model.log_density import through as through
@@ -36,5 +37,4 @@ from pyro_nf.model.packing import Pack as Pack
 from pyro_nf.model.packing import Packing as Packing
 from pyro_nf.model.packing import Unpack as Unpack
 from pyro_nf.model.packing import packed as packed
-from pyro_nf.model.sites import feasible as feasible
 from pyro_nf.model.target import Target as Target

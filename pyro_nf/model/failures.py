@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import pyro
 from pyro import poutine
 
+from pyro_nf.model.handlers import LastSite
+
 __all__ = ["NUMERICS", "blame", "in_a_line", "patiently"]
 
 NUMERICS = (RuntimeError, ValueError, ArithmeticError)
@@ -42,19 +44,17 @@ def blame(
     """
     for _ in range(tries):
         for name, run in (("guide", guide), ("model", None)):
-            tracer = poutine.trace()
+            tracer, last = poutine.trace(), LastSite()
             try:
-                with poutine.block(), pyro.validation_enabled(True), tracer:
+                with poutine.block(), pyro.validation_enabled(True), tracer, last:
                     if run is not None:
                         guide(*args, **kwargs)
                         latents = tracer.trace
                     else:
                         poutine.replay(model, trace=latents)(*args, **kwargs)
             except NUMERICS as error:
-                sites = list(tracer.trace.stochastic_nodes + tracer.trace.observation_nodes)
-                after = f"after the site {sites[-1]!r}" if sites else "before its first site"
                 kind = type(error).__name__
-                return f"the {name} fails {after} with {kind}: {in_a_line(error)}. {FIX}"
+                return f"the {name} fails {last.where} with {kind}: {in_a_line(error)}. {FIX}"
             found = _not_finite(tracer.trace)
             if found:
                 return f"the {name}'s site {found}. {FIX}"

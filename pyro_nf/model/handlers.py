@@ -1,7 +1,8 @@
 """Handlers for runs of a user's model: values for its sites, and what ``torch.func.vmap`` asks."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Binomial, Dirichlet, Distribution
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed"]
+__all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed", "until"]
 
 # What makes a tensor of no draw in particular, which is then written to in place.
 BLANK = {
@@ -132,6 +133,30 @@ class LastSite(Messenger):
     def where(self) -> str:
         """Where the run is, in words."""
         return f"after the site {self.name!r}" if self.name else "before its first site"
+
+
+class _SeenError(Exception):
+    """All sites that were wanted have been sampled."""
+
+
+class _Until(Messenger):
+    """Leaves the model behind the last of some sites."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.left = set(names)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.left.discard(msg["name"])
+        if not self.left:
+            raise _SeenError
+
+
+@contextmanager
+def until(names: Iterable[str]) -> Iterator[None]:
+    """Run a model as far as the last of some sites: what comes after costs nothing, nor fails."""
+    with suppress(_SeenError), _Until(names):
+        yield
 
 
 def is_computed(node: Mapping[str, Any]) -> bool:

@@ -94,30 +94,33 @@ class Many:
 
     @torch.no_grad()
     def decide(self, count: int, values: Values) -> bool:
-        """Find out whether a few draws that run together come out as they do one by one.
-
-        With draws on which the function fails nothing can be compared.
-        """
+        """Find out whether a few draws that run together come out as they do one by one."""
         with kept_random_state():
-            for start in range(min(count, FEW)):
-                row = _rows(values, start, start + 1)
-                try:
-                    self.function(_rows(row, 0))
-                except NUMERICS as error:
-                    if not self.tolerant:
-                        raise
-                    self.reason = f"its numerics fail: {in_a_line(error)}"
-                    continue
+            row = self._sound(count, values)
+            if row is not None:
                 few = FEW if self.random else 2
-                rows = {k: v.expand(few, *v.shape[1:]) for k, v in row.items()}
+                rows = {name: v.expand(few, *v.shape[1:]) for name, v in row.items()}
                 for backend in BACKENDS:
                     self.reason = self._differs(backend, few, rows)
                     if not self.reason:
                         self._backend = backend
                         break
-                break
         self.vectorized = self._backend is not None
         return self.vectorized
+
+    def _sound(self, count: int, values: Values) -> Values | None:
+        """One of some draws on which the numerics do not fail, since with others nothing can be
+        compared."""
+        for start in range(min(count, FEW)):
+            try:
+                self.function(_rows(values, start))
+            except NUMERICS as error:
+                if not self.tolerant:
+                    raise
+                self.reason = f"its numerics fail: {in_a_line(error)}"
+            else:
+                return _rows(values, start, start + 1)
+        return None
 
     def _differs(self, backend: Backend, count: int, values: Values) -> str:
         """Why draws that run together are not as they are one by one; empty if they are."""

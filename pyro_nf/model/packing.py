@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.model.handlers import Given
+from pyro_nf.model.handlers import Given, until
 from pyro_nf.model.many import Many, Result, Values
 
 __all__ = ["Latents", "Pack", "Packing", "Unpack", "packed"]
@@ -102,18 +102,18 @@ class Pack(Messenger):
         super().__init__()
         self.packing = packing
         self._free: Values = {}
-        self._log_det: Any = 0.0
+        self._log_dets: list[Tensor] = []
         self._inside: list[Tensor] = []
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        name = msg["name"]
+        name, value = msg["name"], msg["value"]
         if name not in self.packing:
             return
         support = msg["fn"].support
-        self._inside.append(support.check(msg["value"]).all())
         to_support = biject_to(support)
-        free = self._free[name] = to_support.inv(msg["value"])
-        self._log_det = self._log_det + to_support.log_abs_det_jacobian(free, msg["value"]).sum()
+        free = self._free[name] = to_support.inv(value)
+        self._log_dets.append(to_support.log_abs_det_jacobian(free, value).sum())
+        self._inside.append(support.check(value).all())
 
     @property
     def u(self) -> Tensor:
@@ -124,11 +124,13 @@ class Pack(Messenger):
     @property
     def log_det(self) -> Tensor:
         r""":math:`\log |\det \partial \mathrm{values} / \partial u|`."""
-        return torch.as_tensor(self._log_det)
+        return torch.stack(self._log_dets).sum()
 
 
 class Latents:
     """The latent sites of a model at many draws: as values by site, and as vectors u.
+
+    The model runs as far as the last of them.
 
     Arguments:
         model: A Pyro model.
@@ -147,12 +149,12 @@ class Latents:
         chunk: int | None = None,
     ) -> None:
         def unpacked(row: Values) -> Result:
-            with Unpack(packing, row["u"]) as unpack:
+            with Unpack(packing, row["u"]) as unpack, until(packing):
                 model(*args, **kwargs)
             return unpack.log_det, unpack.values
 
         def packed(row: Values) -> Result:
-            with Pack(packing) as pack, Given(row):
+            with Pack(packing) as pack, Given(row), until(packing):
                 model(*args, **kwargs)
             return pack.log_det, {"u": pack.u}
 

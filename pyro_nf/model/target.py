@@ -103,9 +103,7 @@ class Target:
     def one(self, values: Values) -> Result:
         """The log density at the one point ``"u"``, by one run of the model."""
         trace, log_det = self.trace(values["u"])
-        trace.compute_log_prob()
-        terms = [node["log_prob"] for node in trace.nodes.values() if node["type"] == "sample"]
-        return sum((term.sum().to(log_det) for term in terms), log_det), {}
+        return trace.log_prob_sum().to(log_det) + log_det, {}
 
     def trace(self, u: Tensor) -> tuple[poutine.Trace, Tensor]:
         """A run of the model with the latents u, and the log-determinant of its supports.

@@ -65,16 +65,12 @@ def log_density(joint: Joint, values: Values) -> Tensor:
         With shape ``(n,)``; minus infinity outside the support.
     """
     asked = frozenset().union(*(part.dependent_sites for part in flow_parts(joint.guide)))
-    inside = torch.stack(
-        [
-            (
-                torch.ones(len(values[name]), dtype=torch.bool, device=latent.device)
-                if name in asked  # by the density itself
-                else latent.support.check(values[name]).reshape(len(values[name]), -1).all(-1)
-            )
-            for name, latent in joint.latents.items()
-        ]
-    ).all(0)
+    checks = [
+        latent.support.check(values[name]).reshape(len(values[name]), -1).all(-1)
+        for name, latent in joint.latents.items()
+        if name not in asked  # of which the run of the model tells, below
+    ]
+    inside = torch.stack(checks).all(0)
     density = torch.full(inside.shape, -torch.inf, dtype=torch.float64, device=inside.device)
     if bool(inside.any()):
         rows = {name: values[name][inside] for name in joint.latents}

@@ -3,13 +3,14 @@
 import math
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev
 
-from pyro_nf.model import Latents, Many, Pack, Packing, Result, Target, Values
+from pyro_nf.model import Latents, Many, Pack, Packing, Result, Unpack, Values, until
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.guide_density import log_density
-from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.joint import Joint, log_prob_sum
 from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered
 
 __all__ = ["missed_mass"]
@@ -93,11 +94,11 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
 
 def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:
     """Where the climbs end, if they can be made and end anywhere."""
-    dtype = _dtype(joint)
-    target = Target(joint.model, latents.packing, u[0].to(dtype), joint.args, joint.kwargs)
 
     def height(point: Tensor) -> Tensor:
-        return target.one({"u": point.to(dtype)})[0].double()
+        with Unpack(latents.packing, point.to(_dtype(joint))) as unpack:
+            trace = poutine.trace(joint.model).get_trace(*joint.args, **joint.kwargs)
+        return log_prob_sum(trace) + unpack.log_det
 
     def slope(row: Values) -> Result:
         gradient, value = grad_and_value(height)(row["u"])
@@ -139,7 +140,7 @@ def _starts(joint: Joint, latents: Latents, u: Tensor) -> Tensor:
     anywhere = 2 * torch.randn_like(around)
 
     def prior(_: Values) -> Result:
-        with Pack(latents.packing) as pack:
+        with Pack(latents.packing) as pack, until(latents.packing):
             joint.model(*joint.args, **joint.kwargs)
         return pack.log_det, {"u": pack.u}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_nf.files import VERSION, read
 from pyro_nf.guides import AutoFlowGuide, FlowGuide
-from pyro_nf.model import feasible, patiently
+from pyro_nf.model import patiently, sites
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.randomness import kept_random_state
 
@@ -108,7 +108,7 @@ def _header(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _latents(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Shapes:
-    run = InitMessenger(feasible(init_to_sample))(model)
+    run = InitMessenger(sites.feasible(init_to_sample))(model)
     nodes = patiently(lambda: poutine.trace(run).get_trace(*args, **kwargs)).nodes
     return {name: tuple(n["value"].shape) for name, n in nodes.items() if is_latent(n)}
 

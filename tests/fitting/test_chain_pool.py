@@ -1,4 +1,4 @@
-"""What fit adds to SVI: recorded functions, chains, a look for several modes, a pool of draws."""
+"""A pool of draws of the posterior, and the fits that learn from it."""
 
 import math
 import shutil
@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from densities import DOUBLE, bent, bumps, flat, scaled, target_of
 from pyro.infer.autoguide import init_to_value
 from torch.distributions import constraints
 
@@ -16,46 +17,6 @@ from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.fitting.step import Step
 from pyro_nf.model.target import Target
-
-DOUBLE = torch.float64
-
-
-def flat(dim, energy):
-    """A model whose log posterior is minus an energy."""
-
-    def model():
-        zero = torch.zeros(dim, dtype=DOUBLE)
-        u = pyro.sample("u", dist.Normal(zero, 1.0).to_event(1))
-        pyro.factor("energy", u.square().sum(-1) / 2 - energy(u))
-
-    return model
-
-
-def bumps(u):
-    """Two normal distributions, of shares 0.7 and 0.3, some eight standard deviations apart."""
-    left = -(u - 3.0).square().sum(-1) / 2 + math.log(0.7)
-    right = -(u + 3.0).square().sum(-1) / 2 + math.log(0.3)
-    return -torch.logaddexp(left, right)
-
-
-def bent(u):
-    """A banana."""
-    return u[..., 0].square() / 2 + (u[..., 1] - u[..., 0].square()).square()
-
-
-def scaled(u):
-    return (u / torch.tensor([1.0, 3.0], dtype=DOUBLE)).square().sum(-1) / 2
-
-
-def target_of(model, flow="diag", **options):
-    guide = AutoFlowGuide(model, flow, **options).setup()
-    return guide, Target.of(guide)
-
-
-# ------------------------------------------------------------ record
-
-
-# ------------------------------------------------------------ the mode, chains, modes
 
 
 def test_fit_covers_both_modes():

@@ -12,7 +12,8 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 from pyro_nf import AutoFlowGuide
-from pyro_nf.model.many import Many, by_loop, by_vmap
+from pyro_nf.model.many import BACKENDS, Many, by_loop
+from pyro_nf.model.packing import Packing
 from pyro_nf.model.target import Target
 
 DOUBLE = torch.float64
@@ -52,10 +53,11 @@ def looped():
 
 def written_into():
     b = pyro.sample("b", dist.Normal(zeros(3), 1.0).to_event(1))
-    total = torch.zeros(6, dtype=DOUBLE)
-    for index in range(6):
-        total[index] = b[GROUP[index]]
-    pyro.sample("y", dist.Normal(total, 0.3).to_event(1), obs=Y)
+    made = (torch.zeros(6, dtype=DOUBLE), torch.ones(6, dtype=DOUBLE), torch.zeros_like(Y))
+    for k, total in enumerate((*made, torch.ones_like(Y), torch.full((6,), 2.0, dtype=DOUBLE))):
+        for index in range(5):
+            total[index] = b[GROUP[index]]
+        pyro.sample(f"y{k}", dist.Normal(total, 0.3).to_event(1), obs=Y)
 
 
 def summed_without_a_dim():
@@ -116,13 +118,12 @@ def test_values_and_gradients_are_those_of_each_point_alone(name):
     target = target_of(TOGETHER[name])
     assert target.vectorized, target.reason
     u = torch.randn(7, target.dim, dtype=DOUBLE, requires_grad=True)
-    found = {}
-    for backend in (by_vmap, lambda *args: by_loop(*args, tolerant=False)):
+    alone = by_loop(target.one, 7, {"u": u}, tolerant=False)[0]
+    (slope,) = torch.autograd.grad(alone.sum(), u)
+    for backend in BACKENDS:
         value = backend(target.one, 7, {"u": u})[0]
-        found[backend] = value, *torch.autograd.grad(value.sum(), u)
-    (together, slope), (alone, slope_alone) = found.values()
-    torch.testing.assert_close(together, alone)
-    torch.testing.assert_close(slope, slope_alone)
+        torch.testing.assert_close(value, alone)
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), u)[0], slope)
     torch.testing.assert_close(target(u), alone)
     torch.testing.assert_close(target(u[0]), alone[0])
 
@@ -169,19 +170,12 @@ def test_a_density_that_fails_everywhere_is_nan_with_gradients_to_ask_for():
         x = pyro.sample("x", dist.Normal(zeros(()), 1.0))
         torch.linalg.cholesky(-torch.eye(2, dtype=DOUBLE) * (1 + x * x))
 
-    target = target_of_unset(model)
+    target = Target(model, Packing({"x": torch.Size([])}), zeros(1))
     u = zeros(3, 1).requires_grad_()
     value = target(u)
     assert bool(value.isnan().all())
     torch.autograd.grad(value.sum(), u)
     assert math.isnan(float(target(u[0])))
-
-
-def target_of_unset(model):
-    """A target of a model that cannot even be set up: its latents are told."""
-    from pyro_nf.model.packing import Packing
-
-    return Target(model, Packing({"x": torch.Size([])}), zeros(1))
 
 
 def test_points_of_another_size_are_an_error_and_no_failing_numerics():

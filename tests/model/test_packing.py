@@ -115,3 +115,21 @@ def test_a_support_is_that_of_the_run():
     torch.testing.assert_close(beta, (1 - alpha) * u[1:3].sigmoid())
     torch.testing.assert_close(unpack.values["gamma"], beta + (2 - beta) * u[3:].sigmoid())
     torch.testing.assert_close(pack.u, u)
+
+
+def test_the_model_runs_as_far_as_its_last_latent_site():
+    """What comes after costs nothing, and may fail."""
+    ran = []
+
+    def model(dtype):
+        dependent(dtype)
+        ran.append("on")
+        raise ValueError("numerics")
+
+    packing = packing_of(dependent, DOUBLE)
+    latents = Latents(model, packing, (DOUBLE,), {})
+    u = torch.randn(6, packing.dim, dtype=DOUBLE)
+    values, log_det = latents.unpack(u)
+    torch.testing.assert_close(latents.pack(values), (u, log_det))
+    assert not ran
+    assert not pyro.poutine.runtime._PYRO_STACK
