@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["AVERAGE", "Score", "choose"]
+__all__ = ["AVERAGE", "Trial", "choose"]
 
 AVERAGE = "the average"  # what the name of the iterates' average starts with
 
 
-class Score(NamedTuple):
+class Trial(NamedTuple):
     """The losses of a state on draws that are the same for all states, and what else it lacks."""
 
     losses: Tensor
@@ -31,7 +31,7 @@ class Score(NamedTuple):
         return float(finite.std()) / math.sqrt(len(finite)) if known else math.inf
 
 
-def choose(scores: Mapping[str, Score], batches: bool) -> str:
+def choose(trials: Mapping[str, Trial], batches: bool) -> str:
     """The name of the best state.
 
     What counts is the loss plus two standard errors: the noise of a loss says how far a posterior
@@ -40,11 +40,11 @@ def choose(scores: Mapping[str, Score], batches: bool) -> str:
     iterates, if no state is better by more than the error of the difference.
     """
     if not batches:
-        total = {name: s.mean + 2 * s.error + s.rest for name, s in scores.items()}
+        total = {name: s.mean + 2 * s.error + s.rest for name, s in trials.items()}
         return min(total, key=total.__getitem__)
-    best = min(scores, key=lambda name: scores[name].mean)
-    for name in scores:
-        excess = Score(scores[name].losses - scores[best].losses, 0.0)
+    best = min(trials, key=lambda name: trials[name].mean)
+    for name in trials:
+        excess = Trial(trials[name].losses - trials[best].losses, 0.0)
         if name.startswith(AVERAGE) and math.isfinite(m := excess.mean) and m <= 2 * excess.error:
             return name
     return best

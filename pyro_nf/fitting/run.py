@@ -16,7 +16,7 @@ from pyro_nf.fitting.annealing import weight_at
 from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.prepare import Setup
 from pyro_nf.fitting.recipe import Recipe
-from pyro_nf.fitting.result import AVERAGE, Score, choose
+from pyro_nf.fitting.result import AVERAGE, Trial, choose
 from pyro_nf.fitting.schedule import Schedule, level
 from pyro_nf.fitting.state import State
 from pyro_nf.model import blame
@@ -234,15 +234,15 @@ class Run:
         data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses
         if self.feed is not None:
             data = list(islice(self.feed, self.recipe.final_batches))
-        scores = {name: self._score(end, data) for name, end in ends.items()}
-        chosen = choose(scores, batches=self.feed is not None)
+        trials = {name: self._tried(end, data) for name, end in ends.items()}
+        chosen = choose(trials, batches=self.feed is not None)
         self._set(ends[chosen])
         state.message = f"{how} after {len(self.losses):,} steps ({self.step.fastest}); "
-        state.message += self._words(chosen, scores[chosen])
+        state.message += self._words(chosen, trials[chosen])
         state.finished = how != "interrupted"
         self._save()
 
-    def _score(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Score:
+    def _tried(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Trial:
         """The losses of parameters on some data, and what else there is to learn."""
         self._set(end)
         losses = []
@@ -251,12 +251,12 @@ class Run:
                 self.step.feed(args, self.step.data[1])
                 losses.append(self.step(0.0))
         rest = 0.0 if self.chain_pool is None else self.chain_pool.loss()
-        return Score(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
+        return Trial(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
 
-    def _words(self, chosen: str, score: Score) -> str:
+    def _words(self, chosen: str, trial: Trial) -> str:
         """The end of the message: what was chosen, and what happened on the way."""
         skipped = sum(map(math.isnan, self.losses))
-        words = [f"{chosen}, ELBO {-score.mean:.2f} ± {score.error:.2f}"]
+        words = [f"{chosen}, ELBO {-trial.mean:.2f} ± {trial.error:.2f}"]
         words += [] if self.chain_pool is None else self.chain_pool.words()
         words += [f"{skipped} steps were skipped"] if skipped else []
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []

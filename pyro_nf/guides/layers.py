@@ -88,6 +88,9 @@ class Stack(Chain):
         loc: Where the latents start, with shape ``(D,)``.
         scale: Their standard deviation at the start.
 
+    Attributes:
+        learned: The layers with parameters: the flows and the affine map.
+
     Example:
         >>> from pyro_nf import make_flow
         >>> stack = Stack([make_flow("planar", 3)], torch.zeros(3), 0.1)
@@ -102,7 +105,10 @@ class Stack(Chain):
         affine, turn, whiten = Diag(dim), Whiten(dim), Whiten(dim)
         last = [turn, *flows[inner:]] if outer else []
         super().__init__([*flows[:inner], affine, *last, whiten, Hierarchy(dim)])
-        self.inner = inner
+        # In lists, since torch would keep a second name of each for the state of the module.
+        self.learned: list[Flow] = [*flows[:inner], affine, *flows[inner:]]
+        self._maps = [turn, whiten] if outer else [whiten]
+        self._affine = [affine]
         self.to(device=loc.device, dtype=loc.dtype)
         if outer:
             whiten.set(loc, torch.ones_like(loc))
@@ -110,11 +116,6 @@ class Stack(Chain):
         with torch.no_grad():
             log_scale = torch.full_like(loc, math.log(scale))
             affine.params.theta.copy_(torch.cat([loc, log_scale]))
-
-    @property
-    def learned(self) -> list[Flow]:
-        """The layers with parameters: the flows and the affine map."""
-        return [flow for flow in self if not isinstance(flow, Whiten | Hierarchy)]
 
     @property
     def hierarchy(self) -> Hierarchy:
@@ -125,7 +126,7 @@ class Stack(Chain):
     @property
     def whitened(self) -> bool:
         """Whether it has been moved to other coordinates."""
-        return self._whitening()[0].shift is not None
+        return self._maps[0].shift is not None
 
     @torch.no_grad()
     def move(self, shift: Tensor, scale_tril: Tensor) -> None:
@@ -137,15 +138,11 @@ class Stack(Chain):
             shift: With shape ``(D,)``.
             scale_tril: A triangular matrix, with shape ``(D, D)``.
         """
-        first, *rest = self._whitening()
+        first, *rest = self._maps
         if rest:
             size = scale_tril.norm(dim=-1)
             first.set(torch.zeros_like(size), scale_tril / size.unsqueeze(-1))
             rest[0].set(shift, size)
         else:
             first.set(shift, scale_tril)
-        self.learned[self.inner].params.theta.zero_()
-
-    def _whitening(self) -> list[Whiten]:
-        """One map, or two: that before flows which act on the model's own coordinates is first."""
-        return [flow for flow in self if isinstance(flow, Whiten)]
+        self._affine[0].params.theta.zero_()

@@ -24,7 +24,7 @@ class Draws:
         self.joint = joint
         self.guide = Many(lambda _: joint.draw(joint.args, joint.kwargs), joint.chunk, random=True)
         self.model = Many(
-            joint.score,
+            joint.log_density,
             joint.chunk,
             random=bool(joint.from_prior),
             tolerant=True,
@@ -55,7 +55,7 @@ class Draws:
             log_q, values = self.guide(n)
             log_p, _ = self.model(n, values)
             if bool(log_p.isnan().all()):  # what all draws raise is no failing numerics
-                self.joint.score({name: value[0] for name, value in values.items()})
+                self.joint.log_density({name: value[0] for name, value in values.items()})
         return values, log_p, log_q
 
 

@@ -146,23 +146,23 @@ class Joint:
     def _way(self, site: Mapping[str, Any]) -> dict[str, str]:
         return {"enumerate": "parallel"} if site["name"] in self.enumerated else {}
 
-    def score(self, values: Values) -> Result:
+    def log_density(self, values: Values) -> Result:
         """The log density of a draw with the data."""
         trace = self.trace_model(values, self.args, self.kwargs)
         if not self.enumerated:
             return log_prob_sum(trace), {}
         return torch.zeros((), dtype=torch.float64), Contraction.factors(trace)
 
-    def total(self, scored: Result) -> Result:
-        """What :meth:`score` gives for n draws, with discrete sites summed out."""
-        numbers, factors = scored
+    def total(self, found: Result) -> Result:
+        """What :meth:`log_density` gives for n draws, with discrete sites summed out."""
+        numbers, factors = found
         if self._contraction is None or not factors:
             return numbers, {}
         total = self._contraction(factors)
         return numbers.to(total.device) + total, {}
 
     def detail(self, values: Values) -> Result:
-        """Like :meth:`score`, with what else ArviZ has a group for, named ``group/site``."""
+        """Like :meth:`log_density`, with what else ArviZ has a group for, named ``group/site``."""
         if self.enumerated:  # every site may have dimensions of summed-out ones
             return torch.zeros((), dtype=torch.float64), {}
         trace = poutine.trace(Given(values)(self.model)).get_trace(*self.args, **self.kwargs)
