@@ -21,6 +21,7 @@ from pyro_nf.engines.backends import quick as quick
 from pyro_nf.engines.graph import tidy as tidy
 from pyro_nf.engines.record import mutates as mutates
 from pyro_nf.engines.record import record as record
+from pyro_nf.engines.tracing import FailuresAreNaN as FailuresAreNaN
 from pyro_nf.engines.tracing import NothingLeavesTheGraph as NothingLeavesTheGraph
 from pyro_nf.engines.tracing import enumerated_sum as enumerated_sum
 from pyro_nf.engines.tracing import traced as traced

@@ -14,7 +14,7 @@ from pyro_nf.engines.backends import quick
 from pyro_nf.engines.graph import tidy
 from pyro_nf.engines.record import record
 
-__all__ = ["NothingLeavesTheGraph", "enumerated_sum", "traced"]
+__all__ = ["FailuresAreNaN", "NothingLeavesTheGraph", "enumerated_sum", "traced"]
 
 # Functions that raise for a matrix without a factor, and those that tell of it instead.
 CHECKED: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -28,14 +28,26 @@ CHECKED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-class NothingLeavesTheGraph(TorchFunctionMode):
+class FailuresAreNaN(TorchFunctionMode):
+    """Factorizations that would raise for a matrix of no factor give NaN for it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in CHECKED:
+            return func(*args, **(kwargs or {}))
+        result, info = CHECKED[func](*args, **(kwargs or {}))
+        sound = (info == 0).reshape(info.shape + (1,) * (result.dim() - info.dim()))
+        return torch.where(sound, result, torch.nan)
+
+
+class NothingLeavesTheGraph(FailuresAreNaN):
     """While a step is traced, losses stay tensors and nothing is validated.
 
     Pyro's ELBOs call ``loss.item()`` to add losses up. Distributions that were made while
     validation was on ask ``torch._is_all_true`` in spite of validation being off. The sum over
     enumerated sites would drop terms of no weight, if there were any; a graph cannot, and a step
-    in which such a term is infinite is skipped. Factorizations that would raise for a matrix of
-    no factor give NaN, and so the step is skipped, too.
+    in which such a term is infinite is skipped. So is one in which a matrix has no factor.
     """
 
     def __init__(self) -> None:
@@ -51,11 +63,7 @@ class NothingLeavesTheGraph(TorchFunctionMode):
             return torch.tensor(True)
         if func is Tensor.all and self.summing:
             return torch.tensor(True)
-        if func in CHECKED:
-            result, info = CHECKED[func](*args, **(kwargs or {}))
-            sound = (info == 0).reshape(info.shape + (1,) * (result.dim() - info.dim()))
-            return torch.where(sound, result, torch.nan)
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class ManyParticles(Trace_ELBO):
     ) -> tuple[Tensor, Tensor]:
         """The means of the particles' losses and surrogates."""
         one = _one_particle(model, guide, args, kwargs)
-        losses, found = by_vmap(one, self.num_particles, {})
+        losses, found = by_vmap(one, self.num_particles, {}, tolerant=False)
         return losses.mean(), found["surrogate"].mean()
 
     @staticmethod

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import pyro
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from pyro_nf.engines import FailuresAreNaN
 from pyro_nf.model.failures import NUMERICS, in_a_line
 from pyro_nf.model.handlers import Blanks, LastSite, Unchecked
 from pyro_nf.randomness import kept_random_state
@@ -16,7 +18,7 @@ __all__ = ["Many", "Result", "Values"]
 
 Values = dict[str, Tensor]
 Result = tuple[Tensor, Values]  # a number, and values by name
-Backend = Callable[[Callable[[Values], Result], int, Values], Result]
+Backend = Callable[[Callable[[Values], Result], int, Values, bool], Result]
 
 FEW = 8  # draws of a loop that is not worth halving again, and of a look at what is random
 RTOL = 1e-4  # batched and single matrix products round differently; a wrong sum is far off
@@ -82,7 +84,7 @@ class Many:
         if self._backend is None:
             return [by_loop(self.function, count, values, self.tolerant)]
         try:
-            return [self._backend(self.function, count, values)]
+            return [self._backend(self.function, count, values, self.tolerant)]
         except NUMERICS:
             if not self.tolerant:
                 raise
@@ -132,7 +134,7 @@ class Many:
         last = LastSite()
         try:
             with last:
-                together = backend(self.function, count, values)
+                together = backend(self.function, count, values, self.tolerant)
         except Exception as error:  # a user's code, of tensors that are not plain ones
             return f"{last.where} {_plainly(error)}"
         if singly[1].keys() != together[1].keys():
@@ -169,11 +171,13 @@ def _plainly(error: Exception) -> str:
     return next(known, f"it raises {type(error).__name__}: {in_a_line(error)}")
 
 
-def by_vmap(function: Callable[[Values], Result], count: int, values: Values) -> Result:
-    """All draws at once, by ``torch.func.vmap``."""
+def by_vmap(
+    function: Callable[[Values], Result], count: int, values: Values, tolerant: bool
+) -> Result:
+    """All draws at once, by ``torch.func.vmap``; a matrix without a factor is NaN if tolerant."""
 
     def one(index: Tensor, row: Values) -> Result:
-        with Blanks(index), Unchecked():
+        with Blanks(index), Unchecked(), FailuresAreNaN() if tolerant else nullcontext():
             return function(row)
 
     with warnings.catch_warnings(), pyro.validation_enabled(False):
