@@ -174,7 +174,6 @@ def test_a_formula_is_never_evaluated(tmp_path):
         (lambda dim: Householder(dim, pairs=2), [Householder]),
         (partial(Householder, pairs=2), [Householder]),
     ],
-    ids=str,
 )
 def test_other_specs(spec, expected):
     assert kinds(make_flow(spec, 3)) == expected
@@ -213,7 +212,6 @@ def test_an_instance_is_used_as_it_is():
         (transforms.StickBreakingTransform(), 3, ValueError, r"maps \(2, 3\) to \(2, 4\)"),
         (pyro_transforms.planar(3).inv, 3, NotImplementedError, "Planar cannot invert a value"),
     ],
-    ids=str,
 )
 def test_bad_specs(spec, dim, error, match):
     with pytest.raises(error, match=match):
@@ -291,7 +289,6 @@ def test_another_class_may_not_take_a_name():
         ((Planar,), Planar, TypeError, r'type @register\("name"\) above the class'),
         (("mine",), Chain, TypeError, r"Chain must be made with \(dim, context_dim=0, ...\)"),
     ],
-    ids=str,
 )
 def test_bad_registrations(names, cls, error, match):
     before = flow_names()

@@ -596,7 +596,6 @@ def test_first_step_is_that_of_the_diagonal_normal(flow):
         init_to_generated(generate=lambda: init_to_sample),
         lambda site: torch.tensor(0.5),
     ],
-    ids=str,
 )
 def test_init_loc_fn(init):
     torch.manual_seed(1)
