@@ -8,6 +8,7 @@ registers it. Knows nothing of models and guides.
     nets.py             parameters and small networks, free or functions of a context
     formula.py          names and formulas: register, make_flow
     distribution.py     what a flow makes of a base distribution, sampled and scored in one pass
+    fixed_noise.py      standard normal draws that are the same at each call
     adapted.py          plain Pyro and torch transforms as flows
     contract.py         what a flow promises, clause by clause, for check_flow
     inverses.py         triangular systems, and the root of v + c tanh(v) = t

@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_nf.flows.fixed_noise import fixed_noise
 from pyro_nf.flows.flow import Conditioned, Flow
 
 __all__ = ["FlowDistribution"]
@@ -33,7 +34,7 @@ class FlowDistribution(TorchDistribution):
         https://arxiv.org/abs/2207.08219
 
     Arguments:
-        base: A distribution over vectors.
+        base: A normal distribution over vectors, of independent coordinates.
         flow: The flow, its context fixed.
         score: The gradient of the base's log density, a function of x; None for the total
             gradient.
@@ -89,6 +90,26 @@ class FlowDistribution(TorchDistribution):
         y = y.reshape(shape).contiguous()
         self._sample = y, log_prob, with_grad
         return y
+
+    def fixed_draws(self) -> Tensor:
+        """The same draws at each call, with shape ``(n, *batch_shape, D)``.
+
+        They are quasi-random, 8,192 (1,024 in more than 4,096 dimensions), and take nothing from
+        the caller's random state.
+        """
+        noise = fixed_noise(self.event_shape[-1]).to(self.base.mean)
+        noise = noise.reshape(len(noise), *(1 for _ in self.batch_shape), -1)
+        return self.flow.forward_and_log_det(self.base.mean + self.base.stddev * noise)[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of :meth:`fixed_draws`, with shape ``(*batch_shape, D)``."""
+        return self.fixed_draws().mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of :meth:`fixed_draws`; of tails so heavy that there is none, a number."""
+        return self.fixed_draws().var(0, correction=0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density at a value of shape ``(*, D)``, with shape ``(*,)``."""

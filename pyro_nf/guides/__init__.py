@@ -5,6 +5,7 @@ of a plate, made by an encoder. Wherever Pyro takes an autoguide it takes these.
 know which guide it is asks the guide.
 
     auto_flow.py       the guide of global latents
+    default_flow.py    the flow of a guide that is given none
     amortized.py       the guide of latents that each row has
     flow_guide.py      what both share: names, model, copies
     layers.py          the layers of a guide, and the coordinates in which they are trained
@@ -13,7 +14,6 @@ know which guide it is asks the guide.
     plates.py          the rows of a plate, and how their latents pack
     supports.py        supports that depend on other latents
     features.py        a context that is a linear function of features
-    fixed_noise.py     standard normal draws that are the same at each call
     param_store.py     a guide's entries in Pyro's parameter store
 
 **Hierarchies are untied.** The conditional of a normal latent given its parents is known from the

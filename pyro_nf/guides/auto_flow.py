@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_nf.flows import Chain, Flow, FlowDistribution, FlowSpec, make_flow
+from pyro_nf.guides.default_flow import default_flow
 from pyro_nf.guides.find_hierarchy import untied
-from pyro_nf.guides.fixed_noise import fixed_noise
 from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
@@ -21,9 +21,7 @@ from pyro_nf.guides.supports import DependentSupports
 from pyro_nf.model import Target, sites
 from pyro_nf.sampling import find_coordinates
 
-__all__ = ["AutoFlowGuide", "default_flow"]
-
-DENSE = 500  # dimensions up to which a layer of D^2 parameters costs little
+__all__ = ["AutoFlowGuide"]
 
 
 class AutoFlowGuide(FlowGuide, AutoContinuous):
@@ -36,6 +34,11 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
     with a flow f that starts near the identity: a new guide is Pyro's ``AutoDiagonalNormal``.
     Use it wherever Pyro takes an autoguide. The shapes of the latents must not change between
     calls, and the guide does not depend on the model's arguments.
+
+    Four things are not as in ``AutoMultivariateNormal``: `loc` is the mean of fixed draws, no
+    parameter, and there is no `scale_tril`; a standard deviation is not half of the central 68 %; a
+    new guide lies where `init_loc_fn` says but for a few hundredths of `init_scale`; and networks,
+    as in the default flow, want a learning rate of some 0.01, where ``"tril"`` bears 0.05.
 
     References:
         Variational Inference with Normalizing Flows (Rezende and Mohamed, 2015)
@@ -236,6 +239,16 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         score = torch.neg if path else None
         return FlowDistribution(self._base_of(flow), flow, score)
 
+    @property
+    def loc(self) -> Tensor:
+        """The mean of the unconstrained latents, with shape ``(D,)``; no parameter."""
+        return FlowDistribution(self.get_base_dist(), self._made()).mean
+
+    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the unconstrained latents, as Pyro's guides give them."""
+        draws = self.get_posterior(*args, **kwargs).fixed_draws()
+        return draws.mean(0), draws.std(0, correction=0)
+
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The posterior median of each latent variable, see :meth:`quantiles`."""
@@ -261,13 +274,12 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         """
         self.setup(*args, **kwargs)
         self._ask(args, kwargs)
-        like = next(self.flow.parameters())
-        wanted = torch.as_tensor(quantiles, dtype=like.dtype, device=like.device)
+        draws = self.get_posterior().fixed_draws()
+        wanted = torch.as_tensor(quantiles).to(draws)
         if wanted.dim() != 1 or not bool(((wanted >= 0) & (wanted <= 1)).all()):
             raise ValueError(f"expected a list of numbers between 0 and 1, got {quantiles}")
-        latents = self.flow(fixed_noise(self.latent_dim).to(like)).quantile(wanted, 0)
         result: dict[str, list[Tensor]] = {}
-        for latent in latents:
+        for latent in draws.quantile(wanted, 0):
             for site, value in self._unpack_latent(latent):
                 support = biject_to(site["fn"].support)
                 result.setdefault(site["name"], []).append(support(value))
@@ -286,14 +298,3 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         where += ", without ties" if self.hierarchy.generations else ""
         label = stack_label(self.flow.learned)
         return f"{name}({label}, D={self.latent_dim}, {count:,} parameters{where})"
-
-
-def default_flow(dim: int) -> str:
-    """The formula of a guide that is given none, in D dimensions.
-
-    With tails at the end alone Student-t locations have a k-hat above a half now and then
-    (``benchmarks/tails.py``); in one dimension a coupling has nothing to couple.
-    """
-    if dim == 1:
-        return "planar*8 + tails"
-    return "affine_coupling*6 + tails" + (" + tril + tails" if dim <= DENSE else "")

@@ -110,12 +110,19 @@ class Stack(Chain):
         self._maps = [turn, whiten] if outer else [whiten]
         self._affine = [affine]
         self.to(device=loc.device, dtype=loc.dtype)
+        self.train()
         if outer:
             whiten.set(loc, torch.ones_like(loc))
             loc = torch.zeros_like(loc)
         with torch.no_grad():
             log_scale = torch.full_like(loc, math.log(scale))
             affine.params.theta.copy_(torch.cat([loc, log_scale]))
+
+    def train(self, mode: bool = True) -> "Stack":
+        """As for any module, but that Pyro does not warn of parameters that are frozen."""
+        super().train(mode)
+        self.training = False  # Pyro asks the outermost module only, and layers ask themselves
+        return self
 
     @property
     def hierarchy(self) -> Hierarchy:

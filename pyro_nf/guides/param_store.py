@@ -26,6 +26,8 @@ def adopt(module: nn.Module, prefix: str) -> None:
     """
     store = pyro.get_param_store()
     for key, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue  # frozen: Pyro has no entry for it
         name = param_with_module_name(prefix, key)
         if name not in store or store[name] is parameter:
             return  # as it is for the first, so it is for all

@@ -566,7 +566,51 @@ def test_quantiles_in_more_dimensions_than_quasi_random_numbers_have():
     assert median.std() == pytest.approx(0.039, rel=0.1)
 
 
+def test_moments_of_a_posterior_that_is_known():
+    def conjugate(data):
+        mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(data)):
+            pyro.sample("x", dist.Normal(mean, 2.0), obs=data)
+
+    guide = AutoFlowGuide(conjugate, "diag").warm_start(DATA)
+    precision = 1 / 100 + len(DATA) / 4
+    mean, sd = DATA.sum().item() / 4 / precision, precision**-0.5
+    posterior = guide.get_posterior()
+    loc, scale = guide._loc_scale()
+    assert guide.loc.item() == pytest.approx(mean, abs=0.011 * sd)
+    assert posterior.variance.item() == pytest.approx(sd**2, rel=0.011)
+    assert torch.equal(loc, guide.loc)
+    assert torch.allclose(scale.square(), posterior.variance)
+    assert AutoFlowGuide(conjugate, "diag").setup(DATA).loc.requires_grad
+
+
+def test_moments_of_a_guide_that_has_not_run():
+    with pytest.raises(RuntimeError, match=r"type guide.setup\(\*args\) first"):
+        AutoFlowGuide(model).loc  # noqa: B018
+
+
 # -------------------------------------------------------------------- where it starts
+
+
+@pytest.mark.parametrize("init_scale", [0.1, 1e-4, 1e-8])
+def test_a_new_guide_lies_where_it_is_told_to(init_scale):
+    def prior():
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([7]).to_event(1))
+        with pyro.plate("rows", 30):
+            pyro.sample("size", dist.LogNormal(0.0, 1.0))
+
+    place = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    size = torch.linspace(0.5, 2, 30, dtype=torch.float64)
+    values = {"z": place, "size": size}
+    guide = AutoFlowGuide(prior, init_loc_fn=init_to_value(values=values), init_scale=init_scale)
+    guide.setup()
+    loc, scale = guide._loc_scale()
+    # A new flow is the identity but for its networks, whose last layers start near zero.
+    assert ((scale / init_scale - 1).abs() < 0.05).all()
+    assert ((loc - torch.cat([place, size.log()])).abs() < 0.05 * init_scale).all()
+    median = guide.median()
+    assert ((median["z"] - place).abs() < 0.05 * init_scale).all()
+    assert ((median["size"].log() - size.log()).abs() < 0.05 * init_scale).all()
 
 
 @pytest.mark.parametrize("flow", flow_names())
@@ -816,3 +860,39 @@ def test_and_one_that_does_not_is_not(flow, dim):
         pyro.sample("x", dist.Normal(0.0, 1.0).expand([dim]).to_event(1))
 
     AutoFlowGuide(model, flow).setup()
+
+
+# -------------------------------------------------------------------- parameters that are frozen
+
+
+def test_a_frozen_guide_draws_scores_and_transports_and_stays():
+    guide = AutoFlowGuide(model, MIX, init_loc_fn=start())
+    train(model, guide, DATA, steps=3)
+    expected = draw(guide, DATA)
+    guide.requires_grad_(False)
+    pyro.clear_param_store()
+    before = snapshot(guide)
+    assert same(draw(guide, DATA), expected)
+    assert math.isfinite(Trace_ELBO(64, **VECTOR).loss(model, guide, DATA))
+    with torch.no_grad():
+        assert guide.train()(DATA).keys() == expected.keys()
+    assert list(pyro.get_param_store()) == []
+
+    transported = NeuTraReparam(guide).reparam(model)
+    name = "mean_shared_latent"
+    z = torch.zeros(2, requires_grad=True)
+    trace = poutine.trace(poutine.condition(transported, {name: z})).get_trace(DATA)
+    (slope,) = torch.autograd.grad(trace.log_prob_sum(), z)
+    assert slope.isfinite().all()
+    assert slope.any()
+    assert not any(moved(guide, before))
+
+
+def test_what_is_frozen_stays_while_the_rest_is_trained():
+    guide = AutoFlowGuide(model, "planar*2 + diag", init_loc_fn=start()).setup(DATA)
+    planar, affine, *_ = guide.flow
+    planar.requires_grad_(False)
+    before = snapshot(planar), snapshot(affine)
+    train(model, guide, DATA, steps=3)
+    assert not any(moved(planar, before[0]))
+    assert all(moved(affine, before[1]))

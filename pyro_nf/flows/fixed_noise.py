@@ -1,4 +1,4 @@
-"""Standard normal draws that are the same at each call, for quantiles."""
+"""Standard normal draws that are the same at each call, for means and quantiles."""
 
 import torch
 from torch import Tensor
