@@ -32,7 +32,7 @@ from pyro_nf.guides.plates import (
     plates_of_model,
     positions,
 )
-from pyro_nf.model import sites as latent_sites
+from pyro_nf.model import Bijected, sites
 
 __all__ = ["AmortizedFlowGuide"]
 
@@ -112,7 +112,7 @@ class AmortizedFlowGuide(FlowGuide):
         if context_dim is not None:
             whole("context_dim", context_dim)
         super().__init__(model, flow, init_scale, gradient, name)
-        self._model = (model, latent_sites.starting(init_loc_fn))  # neither is pickled
+        self._model = (model, sites.starting(init_loc_fn))  # neither is pickled
         self._context_dim = context_dim
         self.encoder = encoder
 
@@ -135,15 +135,15 @@ class AmortizedFlowGuide(FlowGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         model = self.model
         assert self._model is not None  # or the line above has raised
-        model = InitMessenger(self._model[1])(model)
+        model = Bijected()(InitMessenger(self._model[1])(model))
         with torch.no_grad(), poutine.block():
             hidden = poutine.block(model, self._prototype_hide_fn)
             trace = poutine.trace(hidden).get_trace(*args, **kwargs)
             self._check_sites(model, trace, args, kwargs)
             rows = local_plates(trace)
             names = [frame.name for frame in rows]
-            for name in latent_sites.check(model, trace, args, kwargs, names):
-                latent_sites.refuse_dependent(name, trace.nodes[name]["fn"].support)
+            for name in sites.check(model, trace, args, kwargs, names):
+                sites.refuse_dependent(name, trace.nodes[name]["fn"].support)
             self._rows = rows
             self._parts, loc = parts_of(trace, rows)
             if self.master is not None:
@@ -154,7 +154,7 @@ class AmortizedFlowGuide(FlowGuide):
             log_scale = torch.full_like(loc, self._init_scale).log()
             flow.flows[-1].params.theta.copy_(torch.cat([loc, log_scale]))
         self._warn_of(flow)
-        latent_sites.prune(trace)
+        sites.prune(trace)
         self.flow = flow
         self.prototype_trace = trace
 
@@ -163,10 +163,10 @@ class AmortizedFlowGuide(FlowGuide):
         for _, site in trace.iter_stochastic_nodes():
             whole = all(frame.vectorized for frame in site["cond_indep_stack"])
             support = site["fn"].support
-            if not whole or support.is_discrete or not latent_sites.has_bijection(support):
-                latent_sites.explain(trace, NotImplementedError())
+            if not whole or support.is_discrete or not sites.has_bijection(support):
+                sites.explain(trace, NotImplementedError())
         if not any(site["value"].numel() for _, site in trace.iter_stochastic_nodes()):
-            latent_sites.explain(trace, RuntimeError())
+            sites.explain(trace, RuntimeError())
 
     def _check_master(self, master: Any, trace: Any, args: Any, kwargs: Any) -> None:
         master._check_prototype(trace)

@@ -7,6 +7,7 @@ caught.
 
     target.py       the log density of a model over one unconstrained vector
     log_density.py  any log density: gradients, cost, in a flow's coordinates
+    bijections.py   to matrices and circles, which torch lacks
     packing.py      latents as one vector, their supports asked of the run that uses them
     many.py         a function of one draw at many draws, by vmap or in a loop
     handlers.py     values for the sites of a run, and what vmap asks of a user's code
@@ -16,6 +17,8 @@ caught.
 """
 
 from pyro_nf.model import sites as sites
+from pyro_nf.model.bijections import Bijected as Bijected
+from pyro_nf.model.bijections import support_of as support_of
 from pyro_nf.model.enumeration import Contraction as Contraction
 from pyro_nf.model.failures import NUMERICS as NUMERICS
 from pyro_nf.model.failures import blame as blame

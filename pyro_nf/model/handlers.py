@@ -1,7 +1,7 @@
 """Handlers for runs of a user's model: values for its sites, and what ``torch.func.vmap`` asks."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -85,6 +85,7 @@ class Given(Messenger):
         enumerated: Whether the shapes may begin with dimensions of enumerated sites.
         unobserve: Whether observed sites are sampled. Deterministic sites and factors are
             observed, too, to Pyro; sampled inside a plate they would gain a dimension.
+        kept: The observed sites that are not.
 
     Attributes:
         misfits: The sites that have met a value of another shape.
@@ -95,14 +96,16 @@ class Given(Messenger):
         values: Mapping[str, Tensor],
         enumerated: bool = False,
         unobserve: bool = False,
+        kept: Set[str] = frozenset(),
     ) -> None:
         super().__init__()
-        self.values, self.enumerated, self.unobserve = values, enumerated, unobserve
+        self.values, self.enumerated = values, enumerated
+        self.unobserve, self.kept = unobserve, kept
         self.misfits: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"]:
-            if self.unobserve and not is_computed(msg):
+            if self.unobserve and msg["name"] not in self.kept and not is_computed(msg):
                 msg["is_observed"], msg["value"], msg["done"] = False, None, False
             return
         if site_is_subsample(msg):

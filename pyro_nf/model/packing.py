@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint
 
+from pyro_nf.model.bijections import support_of
 from pyro_nf.model.handlers import Given, until
 from pyro_nf.model.many import Many, Result, Values
 
@@ -82,7 +83,7 @@ class Unpack(Messenger):
         if name not in self.packing:
             return
         free = self.packing.free(self.u, name)
-        to_support = biject_to(msg["fn"].support)
+        to_support = biject_to(support_of(msg["fn"]))
         value = self.values[name] = to_support(free)
         self.log_dets[name] = to_support.log_abs_det_jacobian(free, value)
         self.log_det = self.log_det + self.log_dets[name].sum()
@@ -109,7 +110,7 @@ class Pack(Messenger):
         name, value = msg["name"], msg["value"]
         if name not in self.packing:
             return
-        support = msg["fn"].support
+        support = support_of(msg["fn"])
         to_support = biject_to(support)
         free = self._free[name] = to_support.inv(value)
         self._log_dets.append(to_support.log_abs_det_jacobian(free, value).sum())

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributions import biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
+from pyro_nf.model.bijections import support_of
+
 __all__ = ["check", "explain", "feasible", "has_bijection", "prune", "refuse_dependent", "starting"]
 
 Model = Callable[..., Any]
@@ -32,7 +34,8 @@ def starting(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
                 f"start at, and init_loc_fn gives {value!r}"
             )
         # What no bijection reaches is refused later, with the reason.
-        if has_bijection(fn.support) and not biject_to(fn.support).inv(value).isfinite().all():
+        support = support_of(fn)
+        if has_bijection(support) and not biject_to(support).inv(value).isfinite().all():
             raise ValueError(
                 f"the latent site {site['name']!r} starts at a value that is not finite in "
                 f"unconstrained space: {value}; look for NaN in the data and in the prior's "
@@ -98,9 +101,8 @@ def explain(trace: Any, error: Exception) -> None:
         if isinstance(error, NotImplementedError) and not has_bijection(support):
             raise ValueError(
                 f"the support of the latent site {name!r}, {support}, has no bijection from a "
-                "space R^n; sample a Cholesky factor for a positive definite matrix, try "
-                "pyro.infer.reparam, or give the site a guide of its own in an AutoGuideList "
-                f'beside AutoFlowGuide(poutine.block(model, hide=["{name}"]))'
+                "space R^n; try pyro.infer.reparam, or give the site a guide of its own in an "
+                f'AutoGuideList beside AutoFlowGuide(poutine.block(model, hide=["{name}"]))'
             ) from error
 
 
@@ -139,17 +141,18 @@ def check(
                 f"the latent site {name!r} is a point mass, which no density fits; type "
                 f"pyro.deterministic({name!r}, value) for a computed value"
             )
-        to_support = biject_to(site["fn"].support)
+        to_support = biject_to(support_of(site["fn"]))
         free = to_support.inv(site["value"])
         moved[name] = to_support(free + 1e-3 * (1 + free.abs()))
     rerun = poutine.trace(poutine.condition(model, moved)).get_trace
     again = poutine.block(rerun)(*args, **kwargs).nodes
     dependent = []
     for name, site in sites.items():
-        support = site["fn"].support
-        if name not in again or type(support) is not type(again[name]["fn"].support):
+        support = support_of(site["fn"])
+        there = support_of(again[name]["fn"]) if name in again else None
+        if type(support) is not type(there):
             refuse_dependent(name, support)
-        if not _same_support(support, again[name]["fn"].support):
+        if not _same_support(support, there):
             dependent.append(name)
     return dependent
 

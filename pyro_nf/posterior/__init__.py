@@ -9,6 +9,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
     prediction.py     posterior predictive draws, also on new data
+    forecasting.py    those of Pyro's forecasting models, beyond the end of the data
     evidence.py       the log evidence of rows
     diagnosis.py      the verdict: importance weights, and the votes of the checks
     finding.py        what a check is shown of a posterior, and what it finds

@@ -11,7 +11,7 @@ from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_nf.model import Contraction, Given, Values, is_computed
+from pyro_nf.model import Contraction, Given, Values, is_computed, support_of
 from pyro_nf.posterior.joint import Facts, Joint, Latent, chunk_size, is_latent
 from pyro_nf.randomness import kept_random_state
 
@@ -101,7 +101,7 @@ def _facts(
 def _latents(latent: Values, free: Mapping[str, Any]) -> dict[str, Latent]:
     """The latent sites that guide and model share."""
     shared = {
-        name: Latent(value.shape, value.dtype, value.device, free[name]["fn"].support)
+        name: Latent(value.shape, value.dtype, value.device, support_of(free[name]["fn"]))
         for name, value in latent.items()
         if name in free
     }

@@ -1,6 +1,6 @@
 """A model and a trained guide with their data, seen one draw at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -171,10 +171,14 @@ class Joint:
         return total, found | {f"posterior/{n}": trace.nodes[n]["value"] for n in self.computed}
 
     def predict(
-        self, values: Values, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        values: Values,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        left_out: Set[str] = frozenset(),
     ) -> tuple[Values, set[str]]:
         """A run of the model with observed sites sampled, and the sites whose value misfits."""
-        given = Given(values, unobserve=True)
+        given = Given(values, unobserve=True, kept=left_out)
         trace = poutine.trace(given(self.model)).get_trace(*args, **kwargs)
         found = {
             name: torch.as_tensor(node["value"])
@@ -182,6 +186,7 @@ class Joint:
             if node["type"] == "sample"
             and not (site_is_subsample(node) or site_is_factor(node))
             and (name not in values or name in given.misfits)
+            and name not in left_out
         }
         return found, given.misfits
 

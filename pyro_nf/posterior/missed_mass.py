@@ -5,6 +5,7 @@ import math
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 from torch.func import grad, grad_and_value, jacrev
 
 from pyro_nf.model import Latents, Many, Pack, Packing, Result, Unpack, Values, until
@@ -35,8 +36,25 @@ def missed_mass(case: Case) -> Finding | None:
         "perhaps; start elsewhere (another seed, init_loc_fn), use a flow of more layers, or "
         "compare the fits by their log evidence"
     )
+    message += _of_angles(case.joint)
     decided = "a search found mass that the guide misses"
     return Finding(name, share, "spoils", percent, decided, message)
+
+
+def _of_angles(joint: Joint) -> str:
+    """What to type where a second mode may be the other side of an angle's cut."""
+    for name, latent in joint.latents.items():
+        inner = latent.support
+        while isinstance(inner, constraints.independent):
+            inner = inner.base_constraint
+        if isinstance(inner, constraints.interval) and bool(
+            torch.as_tensor(inner.upper_bound - inner.lower_bound - 2 * math.pi).abs().max() < 1e-5
+        ):
+            return (
+                f"; the angle {name!r} is cut at its bounds: where it lies on both sides of the "
+                "cut, sample it from VonMises(0, ...) and add where it lies"
+            )
+    return ""
 
 
 def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor) -> float:

@@ -184,7 +184,12 @@ class Posterior:
         Observed sites are sampled, though the model may fix them; deterministic sites come with
         them, and so do latent sites that the guide lacks, drawn from their prior. On new data of
         another size the global latents are the guide's; a local one whose shape has changed is
-        drawn from its prior, with a warning.
+        drawn from its prior, with a warning. An observed site whose distribution has no sampler
+        is left out, with a warning.
+
+        A ``ForecastingModel`` of ``pyro.contrib.forecast`` forecasts where its covariates are
+        longer than its data: ``"forecast"`` is then what the model returns, the time after the
+        data, and latents over time come with their past and their future.
 
         Arguments:
             n: The number of draws.
@@ -226,7 +231,8 @@ class Posterior:
         posterior_predictive, observed_data, and sample_stats with the log densities ``lp`` of the
         model and ``lq`` of the guide. The draws are one chain, and independent: diagnostics of
         Markov chains do not apply to them, see :meth:`diagnose`. Where discrete sites are summed
-        out, the log likelihood of one observation is not known, and that group is left out.
+        out, the log likelihood of one observation is not known, and that group is left out; so is
+        an observed site without a sampler out of posterior_predictive, with a warning.
 
         Arguments:
             n: The number of draws.

@@ -13,7 +13,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_nf.guides import flow_parts
-from pyro_nf.model import Many, Result, Values
+from pyro_nf.model import Given, Many, Result, Values, is_computed
+from pyro_nf.posterior.forecasting import forecast, is_forecast
 from pyro_nf.posterior.joint import Joint, chunk_size, log_prob_sum
 from pyro_nf.randomness import kept_random_state
 
@@ -53,32 +54,65 @@ def predict(
         args: What the model takes.
         kwargs: What the model takes.
     """
+    goes_on = is_forecast(joint.model, args, kwargs)
+    left_out: set[str] = set()
+
+    def predicted(row: Values) -> tuple[Values, set[str]]:
+        if goes_on:
+            return forecast(joint.model, row, args, kwargs), set()
+        return joint.predict(row, args, kwargs, left_out)
+
+    def one(row: Values) -> Result:
+        return torch.zeros((), dtype=torch.float64), predicted(row)[0]
+
     with joint.scope(), torch.no_grad():
         row = {name: value[0] for name, value in values.items()}
         with kept_random_state():
-            _check_plates(joint, args, kwargs)
-            example, misfits = joint.predict(row, args, kwargs)
+            if not goes_on:
+                trace = poutine.trace(Given(row)(joint.model)).get_trace(*args, **kwargs)
+                _check_plates(joint, trace, row, args, kwargs)
+                left_out |= _not_sampled(trace)
+            example, misfits = predicted(row)
         if misfits:
             warnings.warn(
                 f"the latent sites {', '.join(map(repr, sorted(misfits)))} have other shapes for "
                 "these arguments, and are drawn from their prior",
                 stacklevel=3,
             )
-
-        def one(row: Values) -> Result:
-            return torch.zeros((), dtype=torch.float64), joint.predict(row, args, kwargs)[0]
-
+        if left_out:
+            warnings.warn(
+                f"the observed sites {', '.join(map(repr, sorted(left_out)))} have distributions "
+                "that cannot be sampled, and are left out",
+                stacklevel=3,
+            )
         runs = Many(one, chunk_size([*example.values(), *row.values()]), random=True)
         return runs(n, values)[1]
 
 
-def _check_plates(joint: Joint, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _not_sampled(trace: poutine.Trace) -> set[str]:
+    """The observed sites of which the distributions cannot be sampled."""
+    found = set()
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and node["is_observed"] and not is_computed(node):
+            try:
+                node["fn"]()
+            except NotImplementedError:
+                found.add(name)
+    return found
+
+
+def _check_plates(
+    joint: Joint,
+    trace: poutine.Trace,
+    row: Values,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> None:
     """Refuse a plate that takes some of the data's rows at random.
 
     A batch, of a plate that is larger, is rows in particular: the index that is drawn does not
     matter then.
     """
-    trace = poutine.trace(joint.model).get_trace(*args, **kwargs)
     for name, node in trace.nodes.items():
         if not site_is_subsample(node):
             continue
@@ -87,7 +121,7 @@ def _check_plates(joint: Joint, args: Sequence[Any], kwargs: Mapping[str, Any]) 
             totals = []
             for index in (torch.arange(rows), torch.arange(size - rows, size)):
                 pyro.set_rng_seed(0)
-                run = poutine.trace(_Fixed(name, index)(joint.model))
+                run = poutine.trace(_Fixed(name, index)(Given(row)(joint.model)))
                 totals.append(float(log_prob_sum(run.get_trace(*args, **kwargs))))
             if totals[0] != totals[1]:
                 raise ValueError(
