@@ -3,13 +3,15 @@
 import csv
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_nf.model import as_tensors
 
 __all__ = ["read_data"]
 
@@ -19,7 +21,8 @@ def read_data(path: Path, model: Callable[..., Any]) -> dict[str, Any]:
 
     Arguments:
         path: JSON, an object of numbers and lists; CSV with a header, a vector for each column;
-            or NPZ. Numbers become tensors, of the default dtype if they are not whole.
+            or NPZ. Numbers become tensors, of the default dtype if they are not whole; in CSV a
+            column of whole numbers is one.
         model: The model.
 
     Returns:
@@ -64,9 +67,17 @@ def _csv(path: Path) -> dict[str, Any]:
         raise ValueError(f"every row needs {len(header)} entries, as the header has")
     columns = zip(*rows, strict=True) if rows else ([] for _ in header)
     return {
-        name.strip(): _tensor(np.asarray([float(entry or "nan") for entry in column]))
+        name.strip(): _tensor(np.asarray(_numbers(column)))
         for name, column in zip(header, columns, strict=True)
     }
+
+
+def _numbers(column: Sequence[str]) -> list[int] | list[float]:
+    """Whole numbers, which may be indices, where all are written so."""
+    try:
+        return [int(entry) for entry in column]
+    except ValueError:
+        return [float(entry or "nan") for entry in column]
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -75,8 +86,8 @@ def _npz(path: Path) -> dict[str, Any]:
 
 
 def _tensor(value: np.ndarray[Any, Any]) -> Tensor:
-    """Whole numbers as they are, others in the default dtype."""
+    """Whole numbers as those of 64 bits, others in the default dtype."""
     if value.dtype.kind not in "biuf":
         raise TypeError(f"expected numbers, got {value.dtype}")
-    tensor = torch.as_tensor(np.ascontiguousarray(value))
+    tensor: Tensor = as_tensors("data", value)
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor

@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
+from pyro_nf.model import Reading, as_tensors, is_array
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Batches", "refuse_local_latents"]
@@ -20,9 +21,10 @@ ENOUGH = (
 class Batches:
     """Batches without end, each the first arguments of a model.
 
-    Tensors are cut along their first dimension, in an order that is new each epoch; the last
-    batch of an epoch is as short as it comes. Anything else is iterated over once an epoch, and
-    gives a batch as a tensor, or as a tuple or list of arguments.
+    Tensors, and arrays, columns or data frames of numbers, are cut along their first dimension, in
+    an order that is new each epoch; the last batch of an epoch is as short as it comes. Anything
+    else is iterated over once an epoch, and gives a batch as a tensor, or as a tuple or list of
+    arguments.
 
     Arguments:
         source: A tensor, a tuple or list of tensors of equal length, or an iterable that can be
@@ -37,6 +39,7 @@ class Batches:
 
     def __init__(self, source: Any, batch_size: int | None, rest: Sequence[Any] = ()) -> None:
         self.source, self.rest = source, tuple(rest)
+        self._reading: Reading | None = None
         self.tensors = _tensors(source)
         self.length: int | None
         if self.tensors is not None:
@@ -62,6 +65,15 @@ class Batches:
         with kept_random_state():
             return next(self._epoch(0, 0))
 
+    def use(self, reading: Reading) -> None:
+        """Give the model from now on what it can compute with."""
+        if self.tensors is None:
+            self._reading = reading
+            return
+        args, _ = reading((*self.tensors, *self.rest), {})
+        count = len(self.tensors)
+        self.tensors, self.rest = args[:count], args[count:]
+
     def start(self, seed: int, step: int = 0) -> Iterator[tuple[Any, ...]]:
         """The batches from a step on; of tensors those that an unbroken run would have had.
 
@@ -86,16 +98,18 @@ class Batches:
         empty = True
         for item in self.source:
             empty = False
-            yield (*(item if isinstance(item, tuple | list) else (item,)), *self.rest)
+            batch = (*(item if isinstance(item, tuple | list) else (item,)), *self.rest)
+            yield batch if self._reading is None else self._reading.convert(batch, {})[0]
         if empty:
             raise ValueError(f"batches gave no batch in an epoch; {ENOUGH}")
 
 
 def _tensors(source: Any) -> tuple[Tensor, ...] | None:
-    if isinstance(source, Tensor):
-        return (source,)
-    if isinstance(source, tuple | list) and source and isinstance(source[0], Tensor):
-        return tuple(source)
+    if isinstance(source, Tensor) or is_array(source):
+        return (as_tensors("batches", source),)
+    several = isinstance(source, tuple | list) and len(source) > 0
+    if several and (isinstance(source[0], Tensor) or is_array(source[0])):
+        return tuple(as_tensors("batches", tuple(source)))
     return None
 
 

@@ -16,6 +16,7 @@ from pyro_nf.fitting.prepare import prepare
 from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
+from pyro_nf.model import Reading
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import seeded
 
@@ -67,7 +68,9 @@ def fit(
 
     Arguments:
         model: A Pyro model.
-        args: What the model takes; with batches, after the tensors of a batch.
+        args: What the model takes; with batches, after the tensors of a batch. Arrays, columns,
+            data frames and lists of numbers are tensors to the model, of its latents' dtype; see
+            :mod:`pyro_nf.model.reading`.
         guide: Any Pyro guide; by default ``AutoFlowGuide(model, flow)``.
         flow: What :func:`pyro_nf.make_flow` takes; by default
             ``"affine_coupling*6 + tails + tril + tails"``, above 500 dimensions
@@ -125,6 +128,10 @@ def fit(
     with seeded(seed):
         first = args if options.source is None else options.source.first()
         refuse_own_names(model, first, defaults, given)
+        reading = Reading.of(model, first, kwargs)
+        first, kwargs = reading(first, kwargs)
+        if options.source is not None:
+            options.source.use(reading)
         setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
         run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))
         if silent := setup.step.silent():

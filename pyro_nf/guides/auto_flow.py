@@ -18,7 +18,7 @@ from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
 from pyro_nf.guides.supports import DependentSupports
-from pyro_nf.model import Target, sites
+from pyro_nf.model import Target, explain_dtypes, sites
 from pyro_nf.sampling import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
@@ -118,9 +118,10 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             with torch.no_grad():
                 try:
                     super()._setup_prototype(*args, **kwargs)
-                except (NotImplementedError, RuntimeError, ValueError) as error:
+                except (IndexError, NotImplementedError, RuntimeError, ValueError) as error:
                     if self.prototype_trace is not None:  # None: the model itself has raised
                         sites.explain(self.prototype_trace, error)
+                    explain_dtypes(error, (self._bare_model or (self.model,))[0], args, kwargs)
                     raise
                 dependent = sites.check(self.model, self.prototype_trace, args, kwargs)
                 sites.prune(self.prototype_trace)
@@ -281,8 +282,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         result: dict[str, list[Tensor]] = {}
         for latent in draws.quantile(wanted, 0):
             for site, value in self._unpack_latent(latent):
-                support = biject_to(site["fn"].support)
-                result.setdefault(site["name"], []).append(support(value))
+                result.setdefault(site["name"], []).append(biject_to(site["fn"].support)(value))
         return {name: torch.stack(values) for name, values in result.items()}
 
     # ---------------------------------------------------------------- as an object

@@ -12,6 +12,8 @@ caught.
     many.py         a function of one draw at many draws, by vmap or in a loop
     handlers.py     values for the sites of a run, and what vmap asks of a user's code
     enumeration.py  discrete sites summed out
+    data.py         arrays, columns, data frames and lists of numbers as tensors
+    reading.py      which dtypes a model can compute with, tried out
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
     failures.py     what failing numerics raise, and which site fails
 """
@@ -19,6 +21,8 @@ caught.
 from pyro_nf.model import sites as sites
 from pyro_nf.model.bijections import Bijected as Bijected
 from pyro_nf.model.bijections import support_of as support_of
+from pyro_nf.model.data import as_tensors as as_tensors
+from pyro_nf.model.data import is_array as is_array
 from pyro_nf.model.enumeration import Contraction as Contraction
 from pyro_nf.model.failures import NUMERICS as NUMERICS
 from pyro_nf.model.failures import blame as blame
@@ -40,4 +44,7 @@ from pyro_nf.model.packing import Pack as Pack
 from pyro_nf.model.packing import Packing as Packing
 from pyro_nf.model.packing import Unpack as Unpack
 from pyro_nf.model.packing import packed as packed
+from pyro_nf.model.reading import Reading as Reading
+from pyro_nf.model.reading import explain_dtypes as explain_dtypes
+from pyro_nf.model.reading import read as read
 from pyro_nf.model.target import Target as Target

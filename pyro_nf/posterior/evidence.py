@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_nf.guides import flow_parts
-from pyro_nf.model import Contraction, Many, Result, Values
+from pyro_nf.model import Contraction, Many, Result, Values, read
 from pyro_nf.posterior.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
 
@@ -40,7 +40,7 @@ def log_evidence(joint: Joint, n: int, args: Sequence[Any], kwargs: Mapping[str,
         With shape ``(rows,)``, in double precision.
     """
     plate = _plate(joint)
-    data: Data = (tuple(args), dict(kwargs))
+    data: Data = read(joint.model, args, kwargs, joint.dtypes)
     tensors = [x for x in pytree.tree_leaves(data) if isinstance(x, Tensor) and x.dim()]
     if not tensors:
         raise ValueError(

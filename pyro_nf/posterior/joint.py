@@ -94,6 +94,11 @@ class Joint:
         self._contraction = facts.contraction
 
     @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Those of the latent sites of real numbers."""
+        return {latent.dtype for latent in self.latents.values() if latent.dtype.is_floating_point}
+
+    @property
     def is_smooth(self) -> bool:
         """Whether the density is a function of real numbers alone."""
         discrete = any(latent.support.is_discrete for latent in self.latents.values())

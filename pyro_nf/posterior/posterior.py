@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_nf.checks import whole
 from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
+from pyro_nf.model import read
 from pyro_nf.posterior import plots
 from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose
 from pyro_nf.posterior.draws import Draws, rounding
@@ -44,7 +45,7 @@ class Posterior:
     Arguments:
         model: A Pyro model.
         guide: A guide that has been trained for it.
-        args: What both take.
+        args: What both take; arrays and data frames become tensors, as for :func:`~pyro_nf.fit`.
         kwargs: What both take.
 
     Attributes:
@@ -76,6 +77,7 @@ class Posterior:
         for name, value in (("model", model), ("guide", guide)):
             if not callable(value):
                 raise TypeError(f"expected a Pyro {name}, a callable, got {value!r}")
+        args, kwargs = read(model, args, kwargs)
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
@@ -201,6 +203,7 @@ class Posterior:
         """
         if not (args or kwargs):
             return predict(self._joint, n, self.draws(n), self.args, self.kwargs)
+        args, kwargs = read(self.model, args, kwargs, self._joint.dtypes)
         values = draws_for(self._joint, _count(n), args, kwargs)
         return predict(self._joint, n, values, args, kwargs)
 

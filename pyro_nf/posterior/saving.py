@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_nf.files import VERSION, read
 from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import patiently, sites
+from pyro_nf.model import read as read_data
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.randomness import kept_random_state
 
@@ -73,6 +74,7 @@ def unpacked(
     Afterwards those that belong to no module are in Pyro's parameter store, too, unless it has
     others of their name.
     """
+    args, kwargs = read_data(model, args, kwargs)
     content = read(path, KIND)
     where = repr(os.fspath(path))
     header = _header(content, where)

@@ -11,6 +11,7 @@ import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -572,3 +573,60 @@ def test_float64_data_under_float32_priors_have_the_posterior_of_float32_data():
         gap = (found[name].mean() - value.mean()) / value.std()
         assert abs(float(gap)) < 0.1  # four standard errors of a difference of 4,000 draws
     assert mixed.diagnose().verdict == "good"
+
+
+@pytest.mark.parametrize("given", ["frame", "array", "list", "batches"])
+def test_a_data_frame_is_fitted_as_clean_tensors_are(given):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    frame = pd.DataFrame(x, columns=["one", "two"])
+    frame["y"] = 1 * frame.one - 2 * frame.two
+
+    def model(x, y=None):
+        b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", 40, subsample_size=len(x)):
+            pyro.sample("y", dist.Normal(x @ b, 0.5), obs=y)
+
+    design, outcome = frame[["one", "two"]], frame["y"]
+    data = {
+        "frame": (design, outcome),
+        "array": (design.to_numpy(), outcome.to_numpy()),
+        "list": (design.to_numpy().tolist(), outcome.tolist()),
+        "batches": (design, outcome),
+    }[given]
+    clean = torch.tensor(x).float(), torch.tensor(outcome.to_numpy()).float()
+    options = {"steps": 5, "seed": 0, "compile": False, "progress": False}
+    if given == "batches":
+        expected = fit(model, batches=clean, batch_size=20, **options)
+        found = fit(model, batches=data, batch_size=20, **options)
+    else:
+        expected, found = fit(model, *clean, **options), fit(model, *data, **options)
+    # A frame is one matrix column by column, of which products round differently.
+    assert torch.allclose(found.losses, expected.losses, rtol=1e-4)
+    assert found.args[0].dtype == torch.float32
+    new = pd.DataFrame({"one": [1, 0, 3], "two": [1, 2, 0]})
+    assert found.predict(4, new.iloc[:1])["y"].shape == (4, 1)
+
+
+def test_batches_of_a_loader_get_the_latents_dtype():
+    rows = torch.utils.data.TensorDataset(torch.linspace(-1, 1, 20, dtype=torch.float64))
+
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        with pyro.plate("rows", 20, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(torch.ones(len(x), 1) @ mean, 1.0), obs=x)
+            assert x.dtype == torch.float32
+
+    loader = torch.utils.data.DataLoader(rows, batch_size=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit of few steps
+        posterior = fit(model, batches=loader, steps=4, seed=0, compile=False, progress=False)
+    assert posterior.losses.isfinite().all()
+
+
+def test_a_guide_in_plain_svi_says_which_dtypes_do_not_go_together():
+    def model(x):
+        b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(x @ b, 1.0).to_event(1), obs=torch.zeros(len(x)))
+
+    with pytest.raises(TypeError, match=r"given x as torch.float64, its latents are torch.float32"):
+        AutoFlowGuide(model)(torch.ones(3, 2, dtype=torch.float64))
