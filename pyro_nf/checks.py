@@ -1,6 +1,40 @@
-"""What several constructors and calls ask of a number that a user has typed."""
+"""What several constructors and calls ask of what a user has typed."""
 
-__all__ = ["whole"]
+__all__ = ["instance", "runnable", "whole"]
+
+
+def instance(name: str, value: object, takes: str = "") -> None:
+    """Refuse a class where one of its instances is meant.
+
+    Arguments:
+        name: What the user calls it.
+        value: What the user gave.
+        takes: What the class takes, as it is typed.
+
+    Example:
+        >>> instance("guide", dict, "model")
+        Traceback (most recent call last):
+        TypeError: guide is the class dict, and one of its instances is needed: type dict(model)
+    """
+    if isinstance(value, type):
+        called = value.__name__
+        raise TypeError(
+            f"{name} is the class {called}, and one of its instances is needed: type "
+            f"{called}({takes})"
+        )
+
+
+def runnable(name: str, value: object, takes: str = "") -> None:
+    """Refuse what is no model or guide of Pyro's, or the class of one.
+
+    Arguments:
+        name: ``"model"`` or ``"guide"``.
+        value: What the user gave.
+        takes: What its class takes, as it is typed.
+    """
+    instance(name, value, takes)
+    if not callable(value):
+        raise TypeError(f"expected a Pyro {name}, a callable, got {value!r}")
 
 
 def whole(name: str, value: object, least: int = 1, most: int | None = None) -> int:

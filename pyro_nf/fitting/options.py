@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_nf.checks import whole
+from pyro_nf.checks import runnable, whole
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches
 
@@ -122,6 +122,7 @@ def refuse_own_names(
         takes: The names of fit's options.
         given: Those that this call has given.
     """
+    runnable("model", model)
     run = model.forward if isinstance(model, nn.Module) else model
     try:
         signature = inspect.signature(run)

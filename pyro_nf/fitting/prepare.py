@@ -11,6 +11,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
 
+from pyro_nf.checks import instance
 from pyro_nf.files import fingerprint
 from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
@@ -117,6 +118,8 @@ def _guide(
     elbo: ELBO | None,
 ) -> Guide:
     """The guide, or that of a flow; refused where its gradient is not one of the ELBO."""
+    instance("guide", guide, "model")
+    instance("elbo", elbo)
     if guide is not None and flow is not None:
         raise ValueError("give either a guide or a flow, not both; a guide has its own")
     if guide is None:

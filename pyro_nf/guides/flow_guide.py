@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
 from torch import nn
 
+from pyro_nf.checks import runnable
 from pyro_nf.flows import Chain, Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
 from pyro_nf.model import Bijected
@@ -51,8 +52,7 @@ class FlowGuide(AutoGuide):
         name: str | None,
         **options: Any,
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"expected a Pyro model, a callable, got {model!r}")
+        runnable("model", model)
         if not (isinstance(init_scale, Real) and 0 < init_scale < math.inf):
             raise ValueError(f"init_scale must be a positive number, got {init_scale!r}")
         if gradient not in ("path", "total"):

@@ -26,7 +26,7 @@ def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
     try:
         import arviz
     except ImportError as error:
-        raise ImportError('to_arviz needs ArviZ: pip install "pyro-nf[plots]"') from error
+        raise ImportError("to_arviz needs ArviZ: pip install arviz") from error
     arrays: dict[str, Any] = {
         group: {
             name: (value if group == SINGLE else value.unsqueeze(0)).detach().cpu().numpy()

@@ -29,7 +29,7 @@ def new_figure(width: float, height: float, rows: int = 0) -> tuple[Any, Any]:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "pyro-nf[plots]"') from error
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
     figure, grid = pyplot.subplots(
         max(rows, 1), max(rows, 1), figsize=(width, height), squeeze=False, layout="constrained"
     )

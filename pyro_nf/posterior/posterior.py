@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf.checks import whole
+from pyro_nf.checks import runnable, whole
 from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
 from pyro_nf.model import read
@@ -74,9 +74,8 @@ class Posterior:
     """
 
     def __init__(self, model: Model, guide: Model, /, *args: Any, **kwargs: Any) -> None:
-        for name, value in (("model", model), ("guide", guide)):
-            if not callable(value):
-                raise TypeError(f"expected a Pyro {name}, a callable, got {value!r}")
+        runnable("model", model)
+        runnable("guide", guide, "model")
         args, kwargs = read(model, args, kwargs)
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)

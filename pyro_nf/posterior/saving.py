@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_sample
 from torch import Tensor, nn
 
+from pyro_nf.checks import instance, runnable
 from pyro_nf.files import VERSION, read
 from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import patiently, sites
@@ -74,6 +75,8 @@ def unpacked(
     Afterwards those that belong to no module are in Pyro's parameter store, too, unless it has
     others of their name.
     """
+    runnable("model", model)
+    instance("guide", guide, "model")
     args, kwargs = read_data(model, args, kwargs)
     content = read(path, KIND)
     where = repr(os.fspath(path))

@@ -70,9 +70,7 @@ class Summary:
         try:
             pandas: Any = import_module("pandas")
         except ImportError as error:
-            raise ImportError(
-                'a data frame needs pandas: pip install "pyro-nf[plots]", which brings it'
-            ) from error
+            raise ImportError("a data frame needs pandas: pip install pandas") from error
         return pandas.DataFrame(self.values.numpy(), list(self.rows), list(self.columns))
 
 
