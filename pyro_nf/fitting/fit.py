@@ -13,10 +13,10 @@ from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.options import Options, refuse_own_names
 from pyro_nf.fitting.prepare import prepare
-from pyro_nf.fitting.run import Run
+from pyro_nf.fitting.run import FitError, Run
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
-from pyro_nf.model import Reading
+from pyro_nf.model import NoStartError, Reading
 from pyro_nf.posterior import Posterior
 from pyro_nf.randomness import seeded
 
@@ -132,7 +132,10 @@ def fit(
         first, kwargs = reading(first, kwargs)
         if options.source is not None:
             options.source.use(reading)
-        setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
+        try:
+            setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
+        except NoStartError as error:
+            raise FitError(str(error)) from error
         run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))
         if silent := setup.step.silent():
             warnings.warn(

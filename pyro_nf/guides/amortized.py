@@ -32,7 +32,7 @@ from pyro_nf.guides.plates import (
     plates_of_model,
     positions,
 )
-from pyro_nf.model import Bijected, sites
+from pyro_nf.model import Bijected, sites, startable
 
 __all__ = ["AmortizedFlowGuide"]
 
@@ -135,7 +135,7 @@ class AmortizedFlowGuide(FlowGuide):
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         model = self.model
         assert self._model is not None  # or the line above has raised
-        model = Bijected()(InitMessenger(self._model[1])(model))
+        model = Bijected()(startable(InitMessenger(self._model[1])(model), args, kwargs))
         with torch.no_grad(), poutine.block():
             hidden = poutine.block(model, self._prototype_hide_fn)
             trace = poutine.trace(hidden).get_trace(*args, **kwargs)

@@ -18,7 +18,7 @@ from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
 from pyro_nf.guides.supports import DependentSupports
-from pyro_nf.model import Target, explain_dtypes, sites
+from pyro_nf.model import Bijected, Target, explain_dtypes, sites, startable
 from pyro_nf.sampling import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
@@ -49,14 +49,13 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         flow: What :func:`pyro_nf.make_flow` takes: a formula such as ``"planar*16"``, a flow
             class or instance, a Pyro or torch transform, a function from D to one, or a list. By
             default :func:`default_flow` of the dimension, as for :func:`~pyro_nf.fit`.
-        init_loc_fn: Where the latents start, one of Pyro's ``init_to_...`` functions.
+        init_loc_fn: Where the latents start, or near it, one of Pyro's ``init_to_...`` functions.
         init_scale: The standard deviation of the unconstrained latents at the start.
         gradient: ``"path"`` for the gradient along the samples' paths alone, whose noise vanishes
             as the guide comes near the posterior; ``"total"`` for all of it, which flows that do
             not carry the score have in any case, and which an objective needs that is not linear
             in the guide's log density, such as ``RenyiELBO``.
-        name: The prefix of the guide's entries in Pyro's parameter store; by default one
-            which no other guide in this process has, so that each trains its own parameters.
+        name: The prefix of the guide's entries in Pyro's parameter store; by default its own.
 
     Example:
         >>> import pyro
@@ -112,11 +111,12 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         return self
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        as_given = self._model
         try:
-            # Without gradients: what is kept of this run must not hold a graph of the model's
-            # parameters, or the guide could not be copied.
+            # Without gradients: a guide that kept a graph of parameters could not be copied.
             with torch.no_grad():
                 try:
+                    self._model = (Bijected()(startable(self.model, args, kwargs)),)
                     super()._setup_prototype(*args, **kwargs)
                 except (IndexError, NotImplementedError, RuntimeError, ValueError) as error:
                     if self.prototype_trace is not None:  # None: the model itself has raised
@@ -139,7 +139,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             if dependent:
                 self._supports = DependentSupports(self._unconstrained_shapes, dependent)
         except BaseException:
-            self.prototype_trace = None  # a guide half set up would fail elsewhere, without a word
+            self.prototype_trace, self._model = None, as_given  # half set up, it fails elsewhere
             raise
 
     def _ask(self, args: Any, kwargs: Any) -> None:

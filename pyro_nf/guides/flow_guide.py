@@ -14,7 +14,6 @@ from torch import nn
 from pyro_nf.checks import runnable
 from pyro_nf.flows import Chain, Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
-from pyro_nf.model import Bijected
 
 __all__ = ["FlowGuide", "Gradient", "flow_parts", "name_apart", "stack_label"]
 
@@ -60,7 +59,6 @@ class FlowGuide(AutoGuide):
         if not (name is None or (isinstance(name, str) and name and "$$$" not in name)):
             raise ValueError(f"name must be a non-empty string without $$$, got {name!r}")
         super().__init__(model, **options)
-        self._model = (Bijected()(self._model[0]),)  # until it is set up
         self._bare_model = (model,)
         self._flow_spec = (flow,)  # in a tuple, or torch would list an instance as a submodule
         self._init_scale = float(init_scale)

@@ -14,6 +14,7 @@ caught.
     enumeration.py  discrete sites summed out
     data.py         arrays, columns, data frames and lists of numbers as tensors
     reading.py      which dtypes a model can compute with, tried out
+    starts.py       where a guide starts
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
     failures.py     what failing numerics raise, and which site fails
 """
@@ -25,6 +26,7 @@ from pyro_nf.model.data import as_tensors as as_tensors
 from pyro_nf.model.data import is_array as is_array
 from pyro_nf.model.enumeration import Contraction as Contraction
 from pyro_nf.model.failures import NUMERICS as NUMERICS
+from pyro_nf.model.failures import NoStartError as NoStartError
 from pyro_nf.model.failures import blame as blame
 from pyro_nf.model.failures import patiently as patiently
 from pyro_nf.model.handlers import Given as Given
@@ -47,4 +49,5 @@ from pyro_nf.model.packing import packed as packed
 from pyro_nf.model.reading import Reading as Reading
 from pyro_nf.model.reading import explain_dtypes as explain_dtypes
 from pyro_nf.model.reading import read as read
+from pyro_nf.model.starts import startable as startable
 from pyro_nf.model.target import Target as Target

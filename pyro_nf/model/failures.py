@@ -8,12 +8,16 @@ from pyro import poutine
 
 from pyro_nf.model.handlers import LastSite
 
-__all__ = ["NUMERICS", "blame", "in_a_line", "patiently"]
+__all__ = ["FIX", "NUMERICS", "NoStartError", "blame", "in_a_line", "not_finite", "patiently"]
 
 NUMERICS = (RuntimeError, ValueError, ArithmeticError)
 RUNS = 5  # first runs of a model whose numerics may fail now and then
 
 T = TypeVar("T")
+
+
+class NoStartError(ValueError):
+    """There is no value from which a guide could start; the message names a site."""
 
 
 def patiently(run: Callable[[], T]) -> T:
@@ -55,7 +59,7 @@ def blame(
             except NUMERICS as error:
                 kind = type(error).__name__
                 return f"the {name} fails {last.where} with {kind}: {in_a_line(error)}. {FIX}"
-            found = _not_finite(tracer.trace)
+            found = not_finite(tracer.trace)
             if found:
                 return f"the {name}'s site {found}. {FIX}"
     return f"the gradient is not finite, though the densities of {tries} draws are. {FIX}"
@@ -67,7 +71,8 @@ FIX = (
 )
 
 
-def _not_finite(trace: poutine.Trace) -> str:
+def not_finite(trace: poutine.Trace) -> str:
+    """The first site of a run whose log density is not finite, in words; empty if there is none."""
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue

@@ -11,6 +11,7 @@ from torch.distributions import biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
 from pyro_nf.model.bijections import support_of
+from pyro_nf.model.failures import NoStartError
 
 __all__ = ["check", "explain", "feasible", "has_bijection", "prune", "refuse_dependent", "starting"]
 
@@ -18,7 +19,7 @@ Model = Callable[..., Any]
 
 
 def starting(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`init_loc_fn`, where it gives each site a value from which a guide can start."""
+    """`init_loc_fn`, where it gives each site a value of its shape."""
     if not callable(init_loc_fn):
         raise TypeError(
             "init_loc_fn must be a function of a site, such as pyro.infer.autoguide."
@@ -29,17 +30,9 @@ def starting(init_loc_fn: Callable[..., Any]) -> Callable[..., Any]:
     def init(site: dict[str, Any]) -> Tensor:
         value, fn = find(site), site["fn"]
         if not isinstance(value, Tensor) or value.shape != fn.shape():
-            raise ValueError(
+            raise NoStartError(
                 f"the latent site {site['name']!r} needs a tensor of shape {tuple(fn.shape())} to "
                 f"start at, and init_loc_fn gives {value!r}"
-            )
-        # What no bijection reaches is refused later, with the reason.
-        support = support_of(fn)
-        if has_bijection(support) and not biject_to(support).inv(value).isfinite().all():
-            raise ValueError(
-                f"the latent site {site['name']!r} starts at a value that is not finite in "
-                f"unconstrained space: {value}; look for NaN in the data and in the prior's "
-                "parameters, or type init_loc_fn=init_to_value(values=...)"
             )
         return value
 
