@@ -6,6 +6,7 @@ and chooses the state that is the result. All tuned numbers are in one place.
     fit.py              the function that users call
     recipe.py           all tuned numbers, and what chose them
     options.py          what it was asked for, looked through
+    discrete.py         what is made of discrete latents
     prepare.py          guide, ELBO, pool and step, before the first of them is taken
     run.py              blocks of steps, in rounds
     state.py            all that changes in a run

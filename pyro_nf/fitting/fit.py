@@ -61,6 +61,9 @@ def fit(
     they went, too; on the way they go on in the coordinates that it has learned. If climbs from all
     around have found several modes before the fit, the guide is trained on draws of these alone.
 
+    Discrete latents that can be enumerated are summed out, also where a guide that is given lacks
+    them; the posterior's draws have them, given the others.
+
     A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
     A run of which most steps fail, or whose loss rises far above its best, returns to its best
     state, at a smaller rate.

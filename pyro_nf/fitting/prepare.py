@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard
 
+from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
@@ -16,6 +17,7 @@ from pyro_nf.files import fingerprint
 from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
+from pyro_nf.fitting.discrete import summed_out
 from pyro_nf.fitting.elbo import Estimate, ManyParticles
 from pyro_nf.fitting.objectives import drawn
 from pyro_nf.fitting.options import Options
@@ -75,18 +77,19 @@ def prepare(
     """
     source = options.source
     data = [args if source is None else (source.tensors, source.rest), kwargs]
-    guide = _guide(model, args, kwargs, guide, flow, elbo)
-    new = isinstance(guide, AutoFlowGuide) and guide.prototype_trace is None
-    new = new and not options.resumes
-    name_apart(guide)
-    target = _target(guide, args, kwargs) if elbo is None else None
+    if guide is not None:
+        name_apart(guide)
+    new = getattr(guide, "prototype_trace", None) is None and not options.resumes
+    fitted, discrete = summed_out(model, args, kwargs, guide, elbo)
+    guide = _guide(poutine.block(model, hide=discrete) if discrete else model, guide, flow, elbo)
+    target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
     if isinstance(guide, AutoFlowGuide) and new:
         with tqdm(desc="warm start", disable=not options.progress, leave=False):
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
     chain_pool = objective = None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
-        elbo = _default_elbo(model, guide, target, cost, args, kwargs, options, recipe)
+        elbo = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
             chain_pool = _chain_pool(
                 guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap
@@ -96,7 +99,7 @@ def prepare(
     if chain_pool is not None and new:
         with tqdm(desc="exploring", disable=not options.progress, leave=False):
             chain_pool.explore()
-    step = patiently(lambda: Step(elbo, model, guide, args, kwargs, options.anneal, recipe))
+    step = patiently(lambda: Step(elbo, fitted, guide, args, kwargs, options.anneal, recipe))
     if objective is not None:
         step.use_objective(objective)
     if source is not None:
@@ -110,12 +113,7 @@ def prepare(
 
 
 def _guide(
-    model: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    guide: Guide | None,
-    flow: FlowSpec | None,
-    elbo: ELBO | None,
+    model: Callable[..., Any], guide: Guide | None, flow: FlowSpec | None, elbo: ELBO | None
 ) -> Guide:
     """The guide, or that of a flow; refused where its gradient is not one of the ELBO."""
     instance("guide", guide, "model")
@@ -133,12 +131,14 @@ def _guide(
     return guide
 
 
-def _target(guide: Guide, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Target | None:
+def _target(
+    guide: Guide, args: Sequence[Any], kwargs: Mapping[str, Any], model: Callable[..., Any] | None
+) -> Target | None:
     """The log density of the posterior, where the guide packs the latents of one."""
     if not isinstance(guide, AutoContinuous):
         return None
     guide(*args, **kwargs)  # set up
-    return Target.of(guide, args, kwargs)
+    return Target.of(guide, args, kwargs, model)
 
 
 def _default_elbo(

@@ -11,10 +11,12 @@ caught.
     packing.py      latents as one vector, their supports asked of the run that uses them
     many.py         a function of one draw at many draws, by vmap or in a loop
     handlers.py     values for the sites of a run, and what vmap asks of a user's code
-    enumeration.py  discrete sites summed out
     data.py         arrays, columns, data frames and lists of numbers as tensors
     reading.py      which dtypes a model can compute with, tried out
     starts.py       where a guide starts
+    enumeration.py  discrete sites of a run summed out, or drawn given the rest of it
+    discrete.py     a model as one of its other sites alone
+    find_discrete.py  which sites that is, and the sentence where it cannot be
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
     failures.py     what failing numerics raise, and which site fails
 """
@@ -24,11 +26,17 @@ from pyro_nf.model.bijections import Bijected as Bijected
 from pyro_nf.model.bijections import support_of as support_of
 from pyro_nf.model.data import as_tensors as as_tensors
 from pyro_nf.model.data import is_array as is_array
-from pyro_nf.model.enumeration import Contraction as Contraction
+from pyro_nf.model.discrete import SummedOut as SummedOut
+from pyro_nf.model.enumeration import factors as factors
+from pyro_nf.model.enumeration import summed as summed
 from pyro_nf.model.failures import NUMERICS as NUMERICS
 from pyro_nf.model.failures import NoStartError as NoStartError
 from pyro_nf.model.failures import blame as blame
 from pyro_nf.model.failures import patiently as patiently
+from pyro_nf.model.find_discrete import discrete_latents as discrete_latents
+from pyro_nf.model.find_discrete import enumerable as enumerable
+from pyro_nf.model.find_discrete import find_discrete as find_discrete
+from pyro_nf.model.find_discrete import sum_out as sum_out
 from pyro_nf.model.handlers import Given as Given
 from pyro_nf.model.handlers import is_computed as is_computed
 from pyro_nf.model.handlers import until as until

@@ -82,7 +82,6 @@ class Given(Messenger):
 
     Arguments:
         values: The values by site.
-        enumerated: Whether the shapes may begin with dimensions of enumerated sites.
         unobserve: Whether observed sites are sampled. Deterministic sites and factors are
             observed, too, to Pyro; sampled inside a plate they would gain a dimension.
         kept: The observed sites that are not.
@@ -94,13 +93,11 @@ class Given(Messenger):
     def __init__(
         self,
         values: Mapping[str, Tensor],
-        enumerated: bool = False,
         unobserve: bool = False,
         kept: Set[str] = frozenset(),
     ) -> None:
         super().__init__()
-        self.values, self.enumerated = values, enumerated
-        self.unobserve, self.kept = unobserve, kept
+        self.values, self.unobserve, self.kept = values, unobserve, kept
         self.misfits: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -113,10 +110,7 @@ class Given(Messenger):
         value = self.values.get(msg["name"])
         if value is None:
             return
-        shape = msg["fn"].shape()
-        if self.enumerated:
-            shape = shape[max(0, len(shape) - value.dim()) :]
-        if value.shape != shape:
+        if value.shape != msg["fn"].shape():
             self.misfits.add(msg["name"])
         else:
             msg["value"], msg["done"] = value, True

@@ -86,10 +86,14 @@ def explain(trace: Any, error: Exception) -> None:
                     "vectorized site, or for i in range(...): with a name for each site"
                 ) from error
         if support.is_discrete:
+            discrete = [n for n, other in sites if other["fn"].support.is_discrete]
+            names = ", ".join(f'"{n}"' for n in discrete)
+            which = f"site {name!r} is" if len(discrete) == 1 else f"sites {names} are"
             raise ValueError(
-                f"the latent site {name!r} is discrete, and a flow is continuous; type "
-                f'AutoFlowGuide(poutine.block(model, hide=["{name}"])) and sum it out with '
-                "TraceEnum_ELBO, see https://pyro.ai/examples/enumeration.html"
+                f"the latent {which} discrete, and a flow is continuous; fit(model, ...) sums "
+                f"what can be enumerated out by itself. With SVI, type "
+                f"AutoFlowGuide(poutine.block(model, hide=[{names}])) and TraceEnum_ELBO, see "
+                "https://pyro.ai/examples/enumeration.html"
             ) from error
         if isinstance(error, NotImplementedError) and not has_bijection(support):
             raise ValueError(

@@ -65,10 +65,19 @@ class Target:
         guide: AutoContinuous,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        model: Callable[..., Any] | None = None,
     ) -> "Target":
-        """That of the latents of an autoguide that has been set up, from where it starts."""
+        """That of the latents of an autoguide that has been set up, from where it starts.
+
+        Arguments:
+            guide: The guide.
+            args: What the model takes.
+            kwargs: What the model takes.
+            model: The model, where the guide's own lacks sites of it; by default the guide's.
+        """
         packing = Packing(guide._unconstrained_shapes)
-        return cls(guide.model, packing, guide._init_loc().detach(), args, kwargs)
+        start = guide._init_loc().detach()
+        return cls(guide.model if model is None else model, packing, start, args, kwargs)
 
     def __call__(self, u: Tensor) -> Tensor:
         """The log density at the points u.

@@ -63,7 +63,7 @@ def drift(joint: Joint) -> float:
         return math.nan
     if not joint.is_smooth or count < FEWEST:
         return math.nan
-    target = Target.of(guide, joint.args, joint.kwargs)
+    target = Target.of(guide, joint.args, joint.kwargs, joint.density)
     if not target.vectorized:
         return math.nan
     posterior = guide.get_posterior(*joint.args, **joint.kwargs)

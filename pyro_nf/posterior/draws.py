@@ -18,17 +18,19 @@ class Draws:
     Attributes:
         guide: Draws of the guide, with their log densities.
         model: The log density of the model at many draws.
+        discrete: The same draws with discrete sites, drawn given them.
     """
 
     def __init__(self, joint: Joint) -> None:
         self.joint = joint
         self.guide = Many(lambda _: joint.draw(joint.args, joint.kwargs), joint.chunk, random=True)
         self.model = Many(
-            joint.log_density,
+            joint.log_density, joint.chunk, random=bool(joint.from_prior), tolerant=True
+        )
+        self.discrete = Many(
+            lambda row: (torch.zeros(()), joint.with_discrete(row, joint.args, joint.kwargs)),
             joint.chunk,
-            random=bool(joint.from_prior),
-            tolerant=True,
-            finish=joint.total,
+            random=True,
         )
 
     @property
@@ -40,7 +42,14 @@ class Draws:
     def __call__(self, n: int) -> Values:
         """New draws, for each latent site of shape ``(n, *shape)``."""
         with self.joint.scope():
-            return self.guide(n)[1]
+            return self.completed(self.guide(n)[1])
+
+    def completed(self, values: Values) -> Values:
+        """Draws of the guide with the discrete sites that it lacks, if there are any."""
+        if not self.joint.enumerated:
+            return values
+        with self.joint.scope():
+            return self.discrete(len(next(iter(values.values()))), values)[1]
 
     def weighted(self, n: int) -> tuple[Values, Tensor, Tensor]:
         """New draws, and their log densities under model and guide, of shape ``(n,)``."""

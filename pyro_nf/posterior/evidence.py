@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_nf.guides import flow_parts
-from pyro_nf.model import Contraction, Many, Result, Values, read
+from pyro_nf.model import Many, Result, Values, read, summed
 from pyro_nf.posterior.joint import Joint, chunk_size
 from pyro_nf.randomness import kept_random_state
 
@@ -83,35 +83,15 @@ class RowEvidence:
     def __call__(self, chunk: Data) -> Tensor:
         """The log evidence of the rows of a chunk."""
         self._runs.function = partial(self._draw, chunk)
-        self._runs.finish = partial(self._weigh, self._contraction(chunk))
         return self._runs(self.n)[1]["weights"].logsumexp(0) - math.log(self.n)
 
-    def _contraction(self, chunk: Data) -> Contraction | None:
-        """How the discrete sites of a chunk are summed out, if there are any."""
-        if not self.joint.enumerated:
-            return None
-        with kept_random_state():
-            return Contraction(_traces(self.joint, self.plate, chunk)[1], self.plate)
-
     def _draw(self, chunk: Data, _: Values) -> Result:
-        """The densities of rows of one draw under guide and model, or of its sites."""
-        guide, model = _traces(self.joint, self.plate, chunk)
-        found = {"guide": _of_rows(guide, self.plate)}
-        if self.joint.enumerated:
-            found |= {f"site/{n}": part for n, part in Contraction.factors(model).items()}
-        else:
-            found["model"] = _of_rows(model, self.plate)
-        return torch.zeros((), dtype=torch.float64), found
-
-    @staticmethod
-    def _weigh(contraction: Contraction | None, result: Result) -> Result:
-        """The log importance weights of the rows from the densities of n draws."""
-        number, found = result
-        guide = found["guide"]
-        if contraction is None:
-            return number, {"weights": found["model"] - guide}
-        sites = {n.removeprefix("site/"): part for n, part in found.items() if n != "guide"}
-        return number, {"weights": contraction(sites).reshape(guide.shape) - guide}
+        """The log importance weights of the rows of one draw."""
+        guide, model, apart = _traces(self.joint, self.plate, chunk)
+        weights = -_of_rows(guide, self.plate) + _of_rows(model, self.plate)
+        if apart is not None and self.joint.without_discrete is not None:
+            weights = weights + summed(apart, self.joint.without_discrete.nesting, self.plate)
+        return torch.zeros((), dtype=torch.float64), {"weights": weights}
 
 
 def _plate(joint: Joint) -> str:
@@ -140,25 +120,37 @@ def _cut(data: Data, rows: int, start: int, stop: int) -> Data:
     )
 
 
-def _traces(joint: Joint, plate: str, chunk: Data) -> tuple[poutine.Trace, poutine.Trace]:
+def _traces(
+    joint: Joint, plate: str, chunk: Data
+) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace | None]:
     """A run of the guide, and one of the model with its draw; the sites in the plate alone,
-    since those outside are given, and without the scale of a subsample."""
+    since those outside are given, and without the scale of a subsample.
+
+    The sites that depend on discrete ones, which are summed out, are in a third, if there are any.
+    """
     args, kwargs = chunk
     guide = joint.trace_guide(joint.guide, args, kwargs)
     values = {name: guide.nodes[name]["value"] for name in joint.latents}
-    traces = prune_subsample_sites(guide), joint.trace_model(values, args, kwargs)
-    for trace in traces:
+    model, apart = joint.trace_model(values, args, kwargs)
+    guide = prune_subsample_sites(guide)
+    for trace in (guide, model, *([] if apart is None else [apart])):
         for name, node in list(trace.nodes.items()):
             if node["type"] == "sample":
                 if all(frame.name != plate for frame in node["cond_indep_stack"]):
                     trace.remove_node(name)
                 node["scale"] = 1.0
         trace.compute_log_prob()
-    return traces
+    return guide, model, apart
 
 
-def _values(traces: Sequence[poutine.Trace]) -> list[Tensor]:
-    nodes = [node for trace in traces for node in trace.nodes.values() if node["type"] == "sample"]
+def _values(traces: Sequence[poutine.Trace | None]) -> list[Tensor]:
+    nodes = [
+        node
+        for trace in traces
+        if trace is not None
+        for node in trace.nodes.values()
+        if node["type"] == "sample"
+    ]
     return [node[key] for node in nodes for key in ("value", "log_prob")]
 
 

@@ -19,7 +19,7 @@ def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
 
     Arguments:
         joint: Model and guide.
-        values: Draws of the guide.
+        values: Draws of the guide, and of the discrete sites that it lacks.
         log_p: Their log densities under the model.
         log_q: Their log densities under the guide.
     """
@@ -59,8 +59,8 @@ def _groups(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> dict[
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = value
     predicted = predict(joint, len(log_p), values, joint.args, joint.kwargs)
-    computed = joint.computed
-    groups["posterior_predictive"] = {n: v for n, v in predicted.items() if n not in computed}
+    others = joint.computed | joint.enumerated
+    groups["posterior_predictive"] = {n: v for n, v in predicted.items() if n not in others}
     groups["observed_data"] = joint.observed
     groups["sample_stats"] = {"lp": log_p, "lq": log_q}
     return groups

@@ -11,7 +11,15 @@ from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_nf.model import Contraction, Given, Values, is_computed, support_of
+from pyro_nf.model import (
+    Given,
+    Values,
+    enumerable,
+    factors,
+    is_computed,
+    sum_out,
+    support_of,
+)
 from pyro_nf.posterior.joint import Facts, Joint, Latent, chunk_size, is_latent
 from pyro_nf.randomness import kept_random_state
 
@@ -56,10 +64,15 @@ def look(
         state = store.get_state()
         parameters = {k: {n: v[n] for n in used if n in v} for k, v in state.items()}
         facts = _facts(latent, drawn, run, parameters)
-        if facts.enumerated:
-            values = {name: latent[name] for name in facts.latents}
-            joint = Joint(model, guide, args, kwargs, facts)
-            facts = _contracted(facts, joint.trace_model(values, args, kwargs))
+        discrete = [name for name in facts.from_prior if enumerable(run.nodes[name])]
+        if discrete:
+            out = sum_out(model, run, sorted(discrete), args, kwargs, facts.latents)
+            from_prior = facts.from_prior - out.names
+            facts = replace(facts, from_prior=from_prior, without_discrete=out)
+            apart = Joint(model, guide, args, kwargs, facts).trace_model(latent, args, kwargs)[1]
+            assert apart is not None  # there are discrete sites
+            room = chunk_size(list(factors(apart, out.nesting).values()))
+            facts = replace(facts, chunk=min(facts.chunk, room))
     return facts
 
 
@@ -69,13 +82,8 @@ def _facts(
     """What the traces of a guide and its model tell."""
     nodes = {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
     free = {name: node for name, node in nodes.items() if is_latent(node)}
-    rest = {name: node["fn"] for name, node in free.items() if name not in latent}
-    enumerated = frozenset(
-        name for name, fn in rest.items() if getattr(fn, "has_enumerate_support", False)
-    )
     sites = {name: node for name, node in nodes.items() if not site_is_subsample(node)}
     plates = {name: node for name, node in nodes.items() if site_is_subsample(node)}
-    frames = [f for node in nodes.values() for f in node["cond_indep_stack"] if f.vectorized]
     return Facts(
         latents=_latents(latent, free),
         observed={
@@ -85,14 +93,12 @@ def _facts(
         },
         computed=frozenset(n for n in nodes if nodes[n]["infer"].get("_deterministic")),
         dims={name: _dims(name, node, frozenset(sites)) for name, node in sites.items()},
-        enumerated=enumerated,
-        from_prior=frozenset(rest) - enumerated,
+        from_prior=frozenset(free) - frozenset(latent),
         partial={
             name: (len(node["value"]), node["fn"].size)
             for name, node in plates.items()
             if len(node["value"]) < node["fn"].size
         },
-        nesting=max((-frame.dim for frame in frames), default=0),
         chunk=_chunk(drawn, run),
         parameters=parameters,
     )
@@ -120,12 +126,6 @@ def _chunk(drawn: poutine.Trace, run: poutine.Trace) -> int:
     tensors = [node[key] for node in nodes for key in ("value", "log_prob")]
     tensors += [node["value"] for node in drawn.nodes.values() if node["type"] == "sample"]
     return chunk_size([tensor for tensor in tensors if isinstance(tensor, Tensor)])
-
-
-def _contracted(facts: Facts, run: poutine.Trace) -> Facts:
-    """The same, of a model whose discrete sites are summed out: by a run with all their values."""
-    room = chunk_size(list(Contraction.factors(run).values()))
-    return replace(facts, contraction=Contraction(run), chunk=min(facts.chunk, room))
 
 
 def _dims(name: str, node: Mapping[str, Any], sites: frozenset[str]) -> list[str]:

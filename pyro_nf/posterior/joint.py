@@ -13,7 +13,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_sub
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.model import Contraction, Given, Result, Values
+from pyro_nf.model import Given, Result, SummedOut, Values, summed
 
 __all__ = ["Facts", "Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]
 
@@ -39,26 +39,22 @@ class Facts:
         observed: The observed values by site.
         computed: The deterministic sites.
         dims: For each site names of its batch dimensions.
-        enumerated: The latent sites that are summed out.
         from_prior: The latent sites that are drawn from their prior.
         partial: For each subsampled plate the number of its rows, and of all rows.
-        nesting: How many dimensions plates use.
         chunk: How many draws may run together.
         parameters: The state of Pyro's parameter store, as far as model and guide use it.
-        contraction: How the enumerated sites are summed out, if there are any.
+        without_discrete: The model with discrete sites summed out, if there are any.
     """
 
     latents: dict[str, Latent]
     observed: Values
     computed: frozenset[str]
     dims: dict[str, list[str]]
-    enumerated: frozenset[str]
     from_prior: frozenset[str]
     partial: dict[str, tuple[int, int]]
-    nesting: int
     chunk: int
     parameters: dict[str, Any]
-    contraction: Contraction | None = None
+    without_discrete: SummedOut | None = None
 
 
 class Joint:
@@ -74,7 +70,10 @@ class Joint:
         args: What both take.
         kwargs: What both take.
         facts: What a first run has told of them, see :func:`~pyro_nf.posterior.first_run.look`;
-            all but the contraction are attributes here, too.
+            they are attributes here, too.
+
+    Attributes:
+        density: The model as one of the sites that are not summed out.
     """
 
     def __init__(
@@ -88,10 +87,15 @@ class Joint:
         self.model, self.guide = model, guide
         self.args, self.kwargs = tuple(args), dict(kwargs)
         self.latents, self.observed, self.computed = facts.latents, facts.observed, facts.computed
-        self.enumerated, self.from_prior = facts.enumerated, facts.from_prior
-        self.dims, self.partial, self.nesting = facts.dims, facts.partial, facts.nesting
+        self.from_prior, self.dims, self.partial = facts.from_prior, facts.dims, facts.partial
         self.chunk, self.parameters = facts.chunk, facts.parameters
-        self._contraction = facts.contraction
+        self.without_discrete = facts.without_discrete
+        self.density = facts.without_discrete or model
+
+    @property
+    def enumerated(self) -> frozenset[str]:
+        """The discrete latent sites that are summed out."""
+        return frozenset() if self.without_discrete is None else self.without_discrete.names
 
     @property
     def dtypes(self) -> set[torch.dtype]:
@@ -102,7 +106,7 @@ class Joint:
     def is_smooth(self) -> bool:
         """Whether the density is a function of real numbers alone."""
         discrete = any(latent.support.is_discrete for latent in self.latents.values())
-        return not (discrete or self.enumerated or self.from_prior)
+        return not (discrete or self.from_prior)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -135,45 +139,47 @@ class Joint:
 
     def trace_model(
         self, values: Values, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> poutine.Trace:
-        """A run of the model with a draw of the guide, of the sites whose densities count."""
-        model = self.model
-        if self.enumerated:
-            model = poutine.infer_config(model, self._way)
-            model = poutine.enum(model, first_available_dim=-1 - self.nesting)
-        # Outermost: poutine.enum must see sites of which the dimensions follow from others'.
-        model = Given(values, enumerated=bool(self.enumerated))(model)
-        trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-        for name in self.from_prior:  # the draw and its density cancel
-            trace.remove_node(name)
-        return trace
+    ) -> tuple[poutine.Trace, poutine.Trace | None]:
+        """A run of the model with a draw of the guide, of the sites whose densities count.
 
-    def _way(self, site: Mapping[str, Any]) -> dict[str, str]:
-        return {"enumerate": "parallel"} if site["name"] in self.enumerated else {}
+        Those of which densities depend on sites that are summed out are in a second trace.
+        """
+        tracer, apart = poutine.trace(), None
+        with tracer, Given(values):
+            if self.without_discrete is None:
+                self.model(*args, **kwargs)
+            else:
+                apart = self.without_discrete.enumerated(args, kwargs)
+        trace = prune_subsample_sites(tracer.trace)
+        for name in self.from_prior & trace.nodes.keys():  # the draw and its density cancel
+            trace.remove_node(name)
+        return trace, apart
 
     def log_density(self, values: Values) -> Result:
-        """The log density of a draw with the data."""
-        trace = self.trace_model(values, self.args, self.kwargs)
-        if not self.enumerated:
-            return log_prob_sum(trace), {}
-        return torch.zeros((), dtype=torch.float64), Contraction.factors(trace)
+        """The log density of a draw with the data, discrete sites summed out."""
+        trace, apart = self.trace_model(values, self.args, self.kwargs)
+        total = log_prob_sum(trace)
+        if apart is None or self.without_discrete is None:
+            return total, {}
+        return total + summed(apart, self.without_discrete.nesting), {}
 
-    def total(self, found: Result) -> Result:
-        """What :meth:`log_density` gives for n draws, with discrete sites summed out."""
-        numbers, factors = found
-        if self._contraction is None or not factors:
-            return numbers, {}
-        total = self._contraction(factors)
-        return numbers.to(total.device) + total, {}
+    def with_discrete(
+        self, values: Values, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Values:
+        """A draw of the guide with the discrete sites, drawn given it and the data."""
+        if self.without_discrete is None:
+            return values
+        return values | self.without_discrete.drawn(values, args, kwargs)
 
     def detail(self, values: Values) -> Result:
         """Like :meth:`log_density`, with what else ArviZ has a group for, named ``group/site``."""
-        if self.enumerated:  # every site may have dimensions of summed-out ones
-            return torch.zeros((), dtype=torch.float64), {}
         trace = poutine.trace(Given(values)(self.model)).get_trace(*self.args, **self.kwargs)
         total = log_prob_sum(trace)
-        found = {f"log_likelihood/{n}": pointwise(trace.nodes[n]) for n in self.observed}
-        return total, found | {f"posterior/{n}": trace.nodes[n]["value"] for n in self.computed}
+        found = {f"posterior/{n}": trace.nodes[n]["value"] for n in self.computed}
+        if self.enumerated:  # given these, it is not the likelihood that was fitted
+            return total, found
+        parts = {f"log_likelihood/{name}": pointwise(trace.nodes[name]) for name in self.observed}
+        return total, parts | found
 
     def predict(
         self,
@@ -182,15 +188,20 @@ class Joint:
         kwargs: Mapping[str, Any],
         left_out: Set[str] = frozenset(),
     ) -> tuple[Values, set[str]]:
-        """A run of the model with observed sites sampled, and the sites whose value misfits."""
-        given = Given(values, unobserve=True, kept=left_out)
+        """A run of the model with observed sites sampled, and the sites whose value misfits.
+
+        Discrete sites that the guide lacks come with them, drawn given the values and the data.
+        """
+        complete = self.enumerated <= values.keys()
+        known = values if complete else self.with_discrete(values, args, kwargs)
+        given = Given(known, unobserve=True, kept=left_out)
         trace = poutine.trace(given(self.model)).get_trace(*args, **kwargs)
         found = {
             name: torch.as_tensor(node["value"])
             for name, node in trace.nodes.items()
             if node["type"] == "sample"
             and not (site_is_subsample(node) or site_is_factor(node))
-            and (name not in values or name in given.misfits)
+            and (name not in self.latents or name in given.misfits or name not in values)
             and name not in left_out
         }
         return found, given.misfits

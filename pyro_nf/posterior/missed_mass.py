@@ -115,7 +115,7 @@ def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:
 
     def height(point: Tensor) -> Tensor:
         with Unpack(latents.packing, point.to(_dtype(joint))) as unpack:
-            trace = poutine.trace(joint.model).get_trace(*joint.args, **joint.kwargs)
+            trace = poutine.trace(joint.density).get_trace(*joint.args, **joint.kwargs)
         return log_prob_sum(trace) + unpack.log_det
 
     def slope(row: Values) -> Result:

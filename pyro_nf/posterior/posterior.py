@@ -96,7 +96,7 @@ class Posterior:
     # ---------------------------------------------------------------- draws and densities
 
     def draws(self, n: int) -> dict[str, Tensor]:
-        """Draws of the guide.
+        """Draws of the guide, and of the discrete sites that it lacks, given its own.
 
         Arguments:
             n: How many.
@@ -175,7 +175,8 @@ class Posterior:
         if verdict.verdict == "poor":
             warnings.warn(f"resampling cannot repair this: {verdict.message}", stacklevel=2)
         chosen = resampled(log_p - log_q, n)
-        return {name: value[chosen.to(value.device)] for name, value in values.items()}
+        kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
+        return self._draws.completed(kept)
 
     # ---------------------------------------------------------------- predictions and tables
 
@@ -183,7 +184,8 @@ class Posterior:
         """Draws of the posterior predictive distribution.
 
         Observed sites are sampled, though the model may fix them; deterministic sites come with
-        them, and so do latent sites that the guide lacks, drawn from their prior. On new data of
+        them, and so do latent sites that the guide lacks: discrete ones drawn given the others and
+        the data that is passed, the rest from their prior. On new data of
         another size the global latents are the guide's; a local one whose shape has changed is
         drawn from its prior, with a warning. An observed site whose distribution has no sampler
         is left out, with a warning.
@@ -240,7 +242,7 @@ class Posterior:
             n: The number of draws.
         """
         values, log_p, log_q = self._draws.weighted(_count(n))
-        return to_arviz(self._joint, values, log_p, log_q)
+        return to_arviz(self._joint, self._draws.completed(values), log_p, log_q)
 
     def plot(self, kind: str = "pairs", **options: Any) -> Any:
         """A picture, as a matplotlib figure.
