@@ -184,11 +184,10 @@ class Posterior:
         """Draws of the posterior predictive distribution.
 
         Observed sites are sampled, though the model may fix them; deterministic sites come with
-        them, and so do latent sites that the guide lacks: discrete ones drawn given the others and
-        the data that is passed, the rest from their prior. On new data of
-        another size the global latents are the guide's; a local one whose shape has changed is
-        drawn from its prior, with a warning. An observed site whose distribution has no sampler
-        is left out, with a warning.
+        them, and latent ones that the guide lacks: discrete ones given the others and the data that
+        is passed, the rest from their prior. On new data of another size the global latents are the
+        guide's; a local one whose shape has changed is drawn from its prior, with a warning. An
+        observed site whose distribution has no sampler is left out, with a warning.
 
         A ``ForecastingModel`` of ``pyro.contrib.forecast`` forecasts where its covariates are
         longer than its data: ``"forecast"`` is then what the model returns, the time after the
