@@ -81,7 +81,9 @@ def prepare(
         name_apart(guide)
     new = getattr(guide, "prototype_trace", None) is None and not options.resumes
     fitted, discrete = summed_out(model, args, kwargs, guide, elbo)
-    guide = _guide(poutine.block(model, hide=discrete) if discrete else model, guide, flow, elbo)
+    # Where a new guide starts, the summed density counts, unless an ELBO does the sum.
+    seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted
+    guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
     if isinstance(guide, AutoFlowGuide) and new:
         with tqdm(desc="warm start", disable=not options.progress, leave=False):
