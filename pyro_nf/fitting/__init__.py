@@ -9,9 +9,11 @@ and chooses the state that is the result. All tuned numbers are in one place.
     discrete.py         what is made of discrete latents
     prepare.py          guide, ELBO, pool and step, before the first of them is taken
     run.py              blocks of steps, in rounds
+    fit_error.py        what a fit raises that cannot go on
     state.py            all that changes in a run
     checkpoint.py       the file from which a run goes on
     result.py           which state of a run is its result
+    deadline.py         the time at which a fit is to end
     schedule.py         rounds of a falling rate, and when there are enough
     objectives.py       what is trained: wide draws, draws of a pool
     chain_pool.py       draws of the posterior that train
@@ -38,4 +40,4 @@ the weights unequal.
 """
 
 from pyro_nf.fitting.fit import fit as fit
-from pyro_nf.fitting.run import FitError as FitError
+from pyro_nf.fitting.fit_error import FitError as FitError

@@ -11,9 +11,10 @@ from pyro.infer import ELBO
 from pyro_nf.fitting import recipe
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.checkpoint import Checkpoint
+from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.options import Options, refuse_own_names
 from pyro_nf.fitting.prepare import prepare
-from pyro_nf.fitting.run import FitError, Run
+from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
@@ -32,6 +33,7 @@ def fit(
     batch_size: int | None = None,
     elbo: ELBO | None = None,
     steps: int | None = None,
+    seconds: float | None = None,
     epochs: int | None = None,
     particles: int | None = None,
     lr: float = recipe.RECIPE.lr,
@@ -85,6 +87,9 @@ def fit(
         batch_size: The rows of a batch, where `batches` is tensors.
         elbo: One of Pyro's ELBOs; by default ``Trace_ELBO`` with vectorized particles.
         steps: The number of steps; by default as many as are needed.
+        seconds: A limit on the time: the round that it meets falls short, its rate goes to zero all
+            the same, and the message says so. What has begun is ended (the warm start, chains, a
+            step), and at least one step is taken. With a checkpoint the next call goes on.
         epochs: The number of steps in passes over the batches.
         particles: The number of draws a step; by default 64, down to 16 for models of which a
             log density takes more than 20,000 numbers on its way, or 4 where the model cannot be
@@ -119,6 +124,7 @@ def fit(
         batches=batches,
         batch_size=batch_size,
         steps=steps,
+        seconds=seconds,
         epochs=epochs,
         particles=particles,
         lr=lr,

@@ -12,6 +12,7 @@ from torch import nn
 from pyro_nf.checks import runnable, whole
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches
+from pyro_nf.fitting.deadline import Deadline
 
 __all__ = ["Options", "refuse_own_names"]
 
@@ -24,6 +25,7 @@ class Options:
         source: The batches; None for the model's arguments as they are.
         batch_size: The rows of a batch, where it is cut from tensors.
         steps: The number of steps; None for as many as are needed.
+        deadline: When it is to end.
         particles: The number of draws a step; None for the default.
         lr: The learning rate.
         anneal: What is annealed, if anything is.
@@ -35,6 +37,7 @@ class Options:
     source: Batches | None
     batch_size: int | None
     steps: int | None
+    deadline: Deadline
     particles: int | None
     lr: float
     anneal: Anneal | None
@@ -50,6 +53,7 @@ class Options:
         batches: Any,
         batch_size: int | None,
         steps: int | None,
+        seconds: float | None,
         epochs: int | None,
         particles: int | None,
         lr: float,
@@ -70,10 +74,12 @@ class Options:
                 whole(name, value)
         if anneal not in (None, "energy", "kl"):
             raise ValueError(f'anneal must be "energy", "kl" or None, got {anneal!r}')
-        if not isinstance(lr, int | float) or not 0 < lr < math.inf:
-            raise ValueError(f"lr must be a positive number, got {lr!r}")
+        for name, number in (("lr", lr), ("seconds", 1.0 if seconds is None else seconds)):
+            if not isinstance(number, int | float) or not 0 < number < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {number!r}")
         if compile not in ("auto", "quick", "full", False):
             raise ValueError(f'compile must be "auto", "quick", "full" or False, got {compile!r}')
+        deadline = Deadline(seconds)
         source = _source(batches, batch_size, rest, epochs)
         steps = _steps(source, steps, epochs)
         if anneal is not None and steps is not None and anneal_steps >= steps:
@@ -83,7 +89,9 @@ class Options:
             )
         warmup = 0 if anneal is None else anneal_steps
         resumes = checkpoint is not None and os.path.exists(checkpoint)
-        return cls(source, batch_size, steps, particles, lr, anneal, warmup, progress, resumes)
+        return cls(
+            source, batch_size, steps, deadline, particles, lr, anneal, warmup, progress, resumes
+        )
 
 
 def _source(

@@ -98,7 +98,7 @@ def prepare(
             )
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
-    if chain_pool is not None and new:
+    if chain_pool is not None and new and not options.deadline.is_over:
         with tqdm(desc="exploring", disable=not options.progress, leave=False):
             chain_pool.explore()
     step = patiently(lambda: Step(elbo, fitted, guide, args, kwargs, options.anneal, recipe))

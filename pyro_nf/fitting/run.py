@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pyro_nf.fitting import when_to_compile
 from pyro_nf.fitting.annealing import weight_at
 from pyro_nf.fitting.checkpoint import Checkpoint
+from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.prepare import Setup
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.result import AVERAGE, Trial, choose
@@ -22,24 +23,9 @@ from pyro_nf.fitting.state import State
 from pyro_nf.model import blame
 from pyro_nf.randomness import kept_random_state
 
-__all__ = ["FitError", "Run"]
+__all__ = ["Run"]
 
-
-class FitError(RuntimeError):
-    """A fit that could not go on; the message names the site and what to do.
-
-    Example:
-        >>> import pyro, pyro.distributions as dist
-        >>> from pyro_nf import fit
-        >>> def model():
-        ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
-        ...     pyro.factor("never", -math.inf * x.exp())
-        >>> try:
-        ...     _ = fit(model, compile=False, progress=False)
-        ... except FitError as error:
-        ...     print("a site is to blame:", "never" in str(error))
-        a site is to blame: True
-    """
+OUT_OF_TIME = "out of time"
 
 
 class Run:
@@ -60,7 +46,8 @@ class Run:
     def __init__(self, setup: Setup, recipe: Recipe, checkpoint: Checkpoint) -> None:
         self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
         self.step, self.chain_pool, self.options = setup.step, setup.chain_pool, setup.options
-        self.warmup = self.options.warmup
+        self.warmup, self.deadline = self.options.warmup, self.options.deadline
+        self._how = ""  # it ended
         self.feed: Iterator[Sequence[Any]] | None = None
         first = self.step.parameters()
         self.state = State(
@@ -110,26 +97,34 @@ class Run:
             try:
                 when_to_compile.begin(self.step, compile, bar)
                 while len(self.losses) < self.schedule.end or self._begin_round():
-                    started = time.perf_counter()
+                    started, begin = time.perf_counter(), len(self.losses)
+                    self.schedule.cut(begin, self.deadline.steps)
                     self._take_block()
                     self._after_block()
                     self._show(bar)
+                    seconds, count = time.perf_counter() - started, len(self.losses) - begin
+                    self.deadline.took(seconds, count)
+                    if self.deadline.is_over:
+                        self._how = OUT_OF_TIME
+                        break
                     if compile == "auto" and len(self.losses) >= 2 * self.recipe.block:
-                        seconds = (time.perf_counter() - started) / self.recipe.block
                         steps = self.schedule.end - len(self.losses)
-                        when_to_compile.upgrade(self.step, steps, seconds, self.recipe, bar)
-                how = "finished" if self.schedule.is_last else "stationary"
+                        when_to_compile.upgrade(self.step, steps, seconds / count, self.recipe, bar)
             except KeyboardInterrupt:
-                how = "interrupted"
-        self._finish(how)
+                self._how = "interrupted"
+        self._finish(self._how)
 
     def _begin_round(self) -> bool:
         """Begin the next round from the average of this one, if it has left anything to win."""
+        self._how = OUT_OF_TIME if self.schedule.is_cut else "finished"
         if self.schedule.is_last:
             return False
         if self.state.summed:
             self._set(self.state.sum / self.state.summed)
         if self._is_stationary():
+            self._how = "stationary"
+            return False
+        if self.schedule.is_cut:
             return False
         self.schedule.advance(to_last=self.is_of_several_modes)
         self._forget()
@@ -154,6 +149,8 @@ class Run:
         begin, end = len(self.losses), self.schedule.end
         count = min(self.recipe.block, end - begin)
         averaging = end - self.schedule.tail
+        if begin <= averaging:
+            self._forget()  # what a round that was shorter for want of time has begun
         losses = []
         self.step.failure = None
         for index in range(begin, begin + count):
@@ -165,9 +162,11 @@ class Run:
             if index >= averaging:
                 self.state.sum += self.step.parameters()
                 self.state.summed += 1
+            if self.deadline.is_over:
+                break
         values = torch.stack([loss.to(self.state.sum) for loss in losses]).tolist()
         self.state.losses += values
-        if sum(map(math.isnan, values)) > count / 2:
+        if sum(map(math.isnan, values)) > len(values) / 2:
             self._retreat()
         else:
             self._judge([loss for loss in values if math.isfinite(loss)])
@@ -239,7 +238,7 @@ class Run:
         self._set(ends[chosen])
         state.message = f"{how} after {len(self.losses):,} steps ({self.step.fastest}); "
         state.message += self._words(chosen, trials[chosen])
-        state.finished = how != "interrupted"
+        state.finished = how not in ("interrupted", OUT_OF_TIME)
         self._save()
 
     def _tried(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Trial:
@@ -288,6 +287,7 @@ class Run:
 
     def _restore(self, content: Mapping[str, Any]) -> None:
         self.state = State.of(content["state"], self.recipe)
+        self.schedule.length = self.schedule.whole  # there is more time now
         for module, state in zip(self.setup.modules, content["modules"], strict=True):
             module.load_state_dict(state)
         if self.chain_pool is not None:

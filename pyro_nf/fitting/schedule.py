@@ -22,6 +22,7 @@ class Schedule:
         turn: The step at which the round begins; before the first the rate is `lr`.
         length: The steps of the round.
         round: Which of the recipe's it is; None for one alone, whose length the user has given.
+        steps: That length.
     """
 
     recipe: Recipe
@@ -29,17 +30,26 @@ class Schedule:
     turn: int
     length: int
     round: int | None
+    steps: int | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, lr: float, steps: int | None, warmup: int) -> "Schedule":
         """That of a run of so many steps, or of one that ends by itself."""
         if steps is not None:
-            return cls(recipe, lr, 0, steps, None)
+            return cls(recipe, lr, 0, steps, None, steps)
         return cls(recipe, lr, warmup, recipe.rounds[0], 0)
 
     def state(self) -> dict[str, Any]:
         """All but the recipe, by name."""
-        return {"lr": self.lr, "turn": self.turn, "length": self.length, "round": self.round}
+        names = ("lr", "turn", "length", "round", "steps")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def whole(self) -> int:
+        """The steps of the round where there is time for them."""
+        length = self.steps if self.round is None else self.recipe.rounds[self.round]
+        assert length is not None  # given where there are no rounds
+        return length
 
     @property
     def end(self) -> int:
@@ -55,6 +65,20 @@ class Schedule:
     def is_last(self) -> bool:
         """Whether no round comes after it."""
         return self.round in (None, len(self.recipe.rounds) - 1)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is no time for the whole round."""
+        return self.length < self.whole
+
+    def cut(self, done: int, steps: float) -> None:
+        """End the round, its rate at zero, when there is no time for more.
+
+        Arguments:
+            done: The number of steps so far.
+            steps: How many more there is time for; there is one at least.
+        """
+        self.length = int(min(self.whole, max(1, done + max(1, steps) - self.turn)))
 
     def rate(self, index: int) -> float:
         """The learning rate of a step."""

@@ -30,8 +30,9 @@ from torch import nn
 
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.recipe import RECIPE
-from pyro_nf.fitting.run import FitError, Run
+from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.step import Step
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])
