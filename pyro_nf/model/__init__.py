@@ -10,6 +10,7 @@ caught.
     bijections.py   to matrices and circles, which torch lacks
     packing.py      latents as one vector, their supports asked of the run that uses them
     many.py         a function of one draw at many draws, by vmap or in a loop
+    precision.py    a run of unchanged code in double precision
     handlers.py     values for the sites of a run, and what vmap asks of a user's code
     data.py         arrays, columns, data frames and lists of numbers as tensors
     reading.py      which dtypes a model can compute with, tried out
@@ -54,6 +55,8 @@ from pyro_nf.model.packing import Pack as Pack
 from pyro_nf.model.packing import Packing as Packing
 from pyro_nf.model.packing import Unpack as Unpack
 from pyro_nf.model.packing import packed as packed
+from pyro_nf.model.precision import doubled as doubled
+from pyro_nf.model.precision import in_double as in_double
 from pyro_nf.model.reading import Reading as Reading
 from pyro_nf.model.reading import explain_dtypes as explain_dtypes
 from pyro_nf.model.reading import read as read

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from pyro_nf.model import Many, Values
+from pyro_nf.model import Many, Values, doubled, in_double
+from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint
 
 __all__ = ["Draws", "rounding"]
@@ -66,6 +67,19 @@ class Draws:
             if bool(log_p.isnan().all()):  # what all draws raise is no failing numerics
                 self.joint.log_density({name: value[0] for name, value in values.items()})
         return values, log_p, log_q
+
+    def in_double(self, values: Values) -> tuple[Values, Tensor, Tensor] | None:
+        """Draws and their log densities again, in double precision, where that can be had."""
+        if all(value.dtype != torch.float32 for value in values.values()):
+            return None
+        values, n = doubled(values), len(next(iter(values.values())))
+
+        def weighted() -> tuple[Tensor, Tensor]:
+            with self.joint.scope():
+                return self.model(n, values)[0], log_density(self.joint, values)
+
+        found = in_double(weighted)
+        return None if found is None else (values, *found)
 
 
 def rounding(values: Values, log_p: Tensor) -> float:

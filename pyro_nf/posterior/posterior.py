@@ -145,17 +145,16 @@ class Posterior:
 
         Arguments:
             n: The number of draws to judge from.
-            search: Whether to search, and to run chains; either takes seconds, with much data or
-                many dimensions up to a minute or two.
+            search: Whether to search, and to run chains, in seconds or a minute or two.
         """
         check_count(_count(n))
         values, log_p, log_q = self._draws.weighted(n)
         check_width(values)
         weighed = diagnose(log_p - log_q, rounding(values, log_p))
-        if not search:
-            return weighed
+        if weighed.verdict != "good" and (again := self._draws.in_double(values)):
+            weighed = diagnose(again[1] - again[2], rounding(*again[:2]))
         case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
-        return checked(weighed, case)
+        return checked(weighed, case) if search else weighed
 
     def resample(self, n: int) -> dict[str, Tensor]:
         """Draws that are corrected by Pareto-smoothed importance resampling.

@@ -10,6 +10,7 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_value
 
+from pyro_nf import fit
 from pyro_nf.guides.auto_flow import AutoFlowGuide
 from pyro_nf.posterior.chain_drift import TURNS
 from pyro_nf.posterior.chain_drift import drift as how_far
@@ -468,3 +469,21 @@ def test_nothing_is_looked_for_where_the_weights_find_great_fault(monkeypatch):
     )
     posterior = scaled_normal(torch.full((40,), 0.2, dtype=torch.float64))
     assert posterior.diagnose().verdict == "poor"
+
+
+def batting(hits):
+    """Of Beta densities that single numbers round to what a search takes for summits."""
+    mean = pyro.sample("mean", dist.Uniform(0.0, 1.0))
+    kappa = pyro.sample("kappa", dist.Pareto(1.0, 1.5))
+    with pyro.plate("players", len(hits)):
+        chance = pyro.sample("chance", dist.Beta(mean * kappa, (1 - mean) * kappa))
+        pyro.sample("hits", dist.Binomial(45, chance), obs=hits)
+
+
+def test_a_search_believes_no_rounding():
+    hits = torch.tensor([18, 17, 16, 15, 14, 14, 13, 12, 11, 11, 10, 10, 10, 10, 10, 9, 8, 7.0])
+    posterior = fit(batting, hits, steps=400, seed=0, progress=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # with which the guide's weights do not decide alone
+        found = {each.name: each for each in posterior.diagnose().findings}
+    assert found["missed mass"].value == 0.0
