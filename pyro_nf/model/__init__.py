@@ -18,6 +18,7 @@ caught.
     enumeration.py  discrete sites of a run summed out, or drawn given the rest of it
     discrete.py     a model as one of its other sites alone
     find_discrete.py  which sites that is, and the sentence where it cannot be
+    trial.py        a run with some data, to see whether it can be
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
     failures.py     what failing numerics raise, and which site fails
 """

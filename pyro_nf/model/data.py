@@ -3,13 +3,16 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["argument_names", "as_tensors", "is_array", "leaves"]
+__all__ = ["FORMS", "Form", "argument_names", "as_tensors", "is_array", "leaves"]
+
+Form = Literal["tensors", "columns", "lists", "given"]
+FORMS: tuple[Form, ...] = ("tensors", "columns", "lists", "given")
 
 # What to type, with the argument's name in place of {x}.
 CODES = "type pandas.factorize({x})[0], which numbers them"
@@ -29,7 +32,7 @@ KINDS = {
 NUMBER = (bool, int, float, np.number, np.bool_)
 
 
-def as_tensors(name: str, value: Any, *, columns: bool = False, lists: bool = True) -> Any:
+def as_tensors(name: str, value: Any, form: Form = "tensors") -> Any:
     """An argument of a model with tensors in place of arrays; all else is as it was.
 
     Arrays of NumPy, pandas, xarray and whatever else has ``__array__`` become tensors: floats of
@@ -41,23 +44,25 @@ def as_tensors(name: str, value: Any, *, columns: bool = False, lists: bool = Tr
     Arguments:
         name: What the user calls it.
         value: What the user gave.
-        columns: Whether a data frame becomes a dict of its columns.
-        lists: Whether lists of numbers become tensors.
+        form: ``"columns"`` for a dict in place of a data frame, ``"lists"`` for lists of numbers as
+            they are, ``"given"`` for all as it is given.
     """
 
     def inner(key: Any, part: Any) -> Any:
-        return as_tensors(f"{name}[{key!r}]", part, columns=columns, lists=lists)
+        return as_tensors(f"{name}[{key!r}]", part, form)
 
+    if form == "given":
+        return value
     if isinstance(value, np.number | np.bool_):
         return value.item()  # a number is an option, perhaps; tensors and NumPy's do not mix
     if _is_frame(value):
-        if columns or not hasattr(value, "columns"):
+        if form == "columns" or not hasattr(value, "columns"):
             return {key: inner(key, value[key]) for key in _columns(value)}
         return _frame(name, value, inner)
     if is_array(value):
         return _array(name, value)
     if type(value) is list:
-        return _list(name, value, inner) if lists else value
+        return value if form == "lists" else _list(name, value, inner)
     if type(value) is dict:
         return {key: inner(key, part) for key, part in value.items()}
     if type(value) is tuple:

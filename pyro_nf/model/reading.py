@@ -6,26 +6,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_median, init_to_sample
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_nf.model import sites
-from pyro_nf.model.data import argument_names, as_tensors, leaves
+from pyro_nf.model.data import FORMS, Form, argument_names, as_tensors, leaves
 from pyro_nf.model.failures import in_a_line
-from pyro_nf.randomness import kept_random_state
+from pyro_nf.model.trial import Data, Trial
 
 __all__ = ["Reading", "explain_dtypes", "read"]
 
 Model = Callable[..., Any]
-Data = tuple[tuple[Any, ...], dict[str, Any]]  # what the model takes
 
 # Of what torch says where dtypes do not go together.
-CLASH = re.compile(r"dtype|scalar type|be cast|bool tensor|as indices|implemented for '|data type")
+CLASH = re.compile(
+    r"(?<!infer )dtype|scalar type|be cast|bool tensor|as indices|implemented for '|data type"
+)
 LOST = 1e-3  # of the spread of some numbers, by rounding: then there is a word
 MANY = 8  # arguments of whole numbers, of which subsets are tried
 
@@ -51,21 +46,19 @@ class Reading:
       of the data's dtype keeps it;
     - whole numbers and booleans stay, but where the model can compute with floats only, such as
       `x @ b` or the outcomes of a ``Bernoulli``;
-    - a data frame becomes a dict of its columns where the model asks for these by name, and a list
-      of numbers stays one where the model asks for that.
+    - a data frame becomes a dict of its columns where the model asks for these by name; a list of
+      numbers, or all, stays as it is given where the model runs with nothing else.
 
     Arguments:
         model: A Pyro model.
         dtype: That of all floats; None for that which each has.
-        columns: Whether a data frame becomes a dict of its columns.
-        lists: Whether lists of numbers become tensors.
+        form: What becomes a tensor, as for :func:`~pyro_nf.model.data.as_tensors`.
         real: What of whole numbers becomes floats, by what the user calls it.
     """
 
     model: Model
     dtype: torch.dtype | None = None
-    columns: bool = False
-    lists: bool = True
+    form: Form = "tensors"
     real: frozenset[str] = frozenset()
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Data:
@@ -86,11 +79,10 @@ class Reading:
         )
 
     def _tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Data:
-        options = {"columns": self.columns, "lists": self.lists}
         names = argument_names(self.model, args)
         return (
-            tuple(as_tensors(n, v, **options) for n, v in zip(names, args, strict=True)),
-            {name: as_tensors(name, value, **options) for name, value in kwargs.items()},
+            tuple(as_tensors(n, v, self.form) for n, v in zip(names, args, strict=True)),
+            {name: as_tensors(name, value, self.form) for name, value in kwargs.items()},
         )
 
     def _casts(self, name: str, value: Any) -> Any:
@@ -144,7 +136,7 @@ class Reading:
         for real in _subsets(whole) if clashes else [frozenset[str]()]:
             for dtype in wanted:
                 other = replace(reading, dtype=dtype, real=real)
-                error = _Run(model, other.convert(args, kwargs)).error
+                error = Trial(model, other.convert(args, kwargs)).error
                 if error is None:
                     return other
                 if failing is None and not (real or _is_clash(error)):
@@ -157,22 +149,36 @@ class Reading:
 
 def _formed(
     reading: Reading, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Reading, "_Run"]:
-    """Frames as matrices and lists as tensors, or otherwise where the model runs with that only."""
-    run = _Run(reading.model, reading.convert(args, kwargs))
-    if run.error is None or _is_clash(run.error):
-        return reading, run
-    before = str(reading._tensors(args, kwargs))
-    for other in (replace(reading, columns=True), replace(reading, lists=False)):
+) -> tuple[Reading, Trial]:
+    """The first form with which the model runs, or would but for dtypes; else the first of all.
+
+    Where that is refused, and the model runs with no other, the refusal is raised.
+    """
+    refusal: TypeError | None = None
+    tried: list[tuple[Reading, Trial]] = []
+    seen = set()
+    for form in FORMS:
+        other = replace(reading, form=form)
         try:
             data = other._tensors(args, kwargs)
-        except TypeError:
+        except TypeError as error:
+            refusal = refusal or error
             continue
-        if str(data) != before:
-            again = _Run(reading.model, data)
-            if again.error is None or _is_clash(again.error):
-                return other, again
-    return reading, run
+        if str(data) not in seen:
+            seen.add(str(data))
+            tried.append((other, Trial(reading.model, data)))
+            raised = tried[-1][1].error
+            if raised is None or (_is_clash(raised) and form != "given"):
+                return tried[-1]
+    if refusal is not None:
+        raise refusal
+    first = tried[0][1].error
+    if len(tried) > 1 and isinstance(first, AttributeError) and "'Tensor'" in str(first):
+        raise TypeError(
+            f"arrays, columns and data frames are tensors to the model: {in_a_line(first)}; type "
+            "df['x'] in the model for a column of a data frame, and functions of torch"
+        ) from first
+    return tried[0]
 
 
 def _wanted(latents: set[torch.dtype]) -> list[torch.dtype]:
@@ -222,60 +228,6 @@ def _tell_lost(name: str, value: Tensor, cast: Tensor) -> None:
         )
 
 
-# -------------------------------------------------------------------- a run
-
-
-class _Dtypes(Messenger):
-    """Notes the dtypes of latent sites of real numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[torch.dtype] = set()
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        latent = not (msg["is_observed"] or site_is_subsample(msg))
-        if latent and isinstance(value, Tensor) and value.is_floating_point():
-            self.found.add(value.dtype)
-
-
-class _Run:
-    """A run of a model, of which nothing remains.
-
-    Attributes:
-        latents: The dtypes of its latents, as far as it came.
-        error: What it has raised.
-    """
-
-    def __init__(self, model: Model, data: Data) -> None:
-        args, kwargs = data
-        store, dtypes = pyro.get_param_store(), _Dtypes()
-        self.error: Exception | None = None
-        scope = store.scope({key: dict(value) for key, value in store.get_state().items()})
-        with (
-            torch.no_grad(),
-            kept_random_state(),
-            scope,
-            poutine.block(),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            started = InitMessenger(_start)(model)
-            try:
-                with dtypes:
-                    trace = poutine.trace(started).get_trace(*args, **kwargs)
-                trace.compute_log_prob()
-            except Exception as error:  # whatever a user's model makes of the data
-                self.error = error
-        self.latents = dtypes.found
-
-
-def _start(site: Mapping[str, Any]) -> Tensor:
-    """Where numerics rarely fail."""
-    discrete = site["fn"].support.is_discrete
-    return sites.feasible(init_to_sample if discrete else init_to_median)(dict(site))
-
-
 def _is_clash(error: Exception | None) -> bool:
     return isinstance(error, RuntimeError | IndexError) and CLASH.search(str(error)) is not None
 
@@ -289,7 +241,7 @@ def explain_dtypes(
     kinds: dict[str, list[str]] = {}
     for name, value in _named(model, *Reading(model)._tensors(args, kwargs)):
         kinds.setdefault(str(value.dtype), []).append(name)
-    latents = " and ".join(sorted(map(str, _Run(model, (tuple(args), dict(kwargs))).latents)))
+    latents = " and ".join(sorted(map(str, Trial(model, (tuple(args), dict(kwargs))).latents)))
     told = [f"{', '.join(names)} as {kind}" for kind, names in kinds.items()]
     raise TypeError(
         f"the model cannot compute with numbers of these dtypes: {in_a_line(error)}. It is given "

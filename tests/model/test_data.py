@@ -66,7 +66,7 @@ def test_containers_are_looked_into():
     assert [part.tolist() for part in found["rows"]] == [[1.0], [2.0, 3.0]]
     by_name = as_tensors("d", xr.Dataset({"x": ("row", FRAME.x.values)}))
     assert torch.equal(by_name["x"], VALUES)
-    by_column = as_tensors("d", FRAME, columns=True)
+    by_column = as_tensors("d", FRAME, "columns")
     assert list(by_column) == ["x", "n", "b"]
     assert torch.equal(by_column["n"], WHOLE)
 
@@ -79,7 +79,8 @@ def test_what_is_no_data_is_left():
         assert type(found) is type(value)
     assert type(as_tensors("x", np.int64(3))) is int
     assert type(as_tensors("x", np.float64(3))) is float
-    assert as_tensors("x", [1, 2], lists=False) == [1, 2]
+    assert as_tensors("x", [1, 2], "lists") == [1, 2]
+    assert as_tensors("x", FRAME, "given") is FRAME
 
 
 @pytest.mark.parametrize("given", [np.ones(3), [np.ones(3)], pd.Series(np.ones(3))])

@@ -106,6 +106,35 @@ def test_a_list_stays_one_where_the_model_asks_for_that():
     assert x.dtype == SINGLE
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda frame: torch.tensor(frame["x"].values),
+        lambda frame: torch.from_numpy(frame.x.to_numpy(copy=True)),
+        lambda frame: torch.tensor(frame[frame.city == "a"].x.values),
+    ],
+)
+def test_a_model_that_makes_its_own_tensors_has_what_was_given(own):
+    def model(frame):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(b, 1.0), obs=own(frame).float()[0])
+
+    frame = pd.DataFrame({"x": Y, "city": ["a", "b", "a"]})
+    (found,), _ = read(model, (frame,), {})
+    assert found is frame
+    with pytest.raises(TypeError, match=r"argument x\['city'\] holds strings"):
+        read(plain, (frame, Y), {})
+
+
+def test_what_a_tensor_has_not_is_told():
+    def model(frame):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(b, 1.0).expand([3]).to_event(1), obs=frame.x)
+
+    with pytest.raises(TypeError, match=r"no attribute 'x'; type df\['x'\] in the model"):
+        read(model, (pd.DataFrame({"x": Y}),), {})
+
+
 def test_the_density_is_that_of_clean_data():
     clean = poutine.trace(poutine.condition(plain, {"b": torch.ones(2)})).get_trace
     expected = clean(torch.tensor(X).float(), torch.tensor(Y).float()).log_prob_sum()
