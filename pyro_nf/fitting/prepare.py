@@ -25,7 +25,7 @@ from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.step import Step
 from pyro_nf.flows import FlowSpec
 from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, flow_parts, name_apart
-from pyro_nf.model import Target, patiently, work
+from pyro_nf.model import Target, look_at_data, patiently, work
 
 __all__ = ["Setup", "prepare"]
 
@@ -80,6 +80,7 @@ def prepare(
     if guide is not None:
         name_apart(guide)
     new = getattr(guide, "prototype_trace", None) is None and not options.resumes
+    look_at_data(model, args, kwargs)
     fitted, discrete = summed_out(model, args, kwargs, guide, elbo)
     # Where a new guide starts, the summed density counts, unless an ELBO does the sum.
     seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted

@@ -19,7 +19,9 @@ caught.
     discrete.py     a model as one of its other sites alone
     find_discrete.py  which sites that is, and the sentence where it cannot be
     trial.py        a run with some data, to see whether it can be
+    masks.py        latent sites that a mask leaves without a density
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
+    data_sites.py   data that are NaN, or have been forgotten
     failures.py     what failing numerics raise, and which site fails
 """
 
@@ -28,6 +30,7 @@ from pyro_nf.model.bijections import Bijected as Bijected
 from pyro_nf.model.bijections import support_of as support_of
 from pyro_nf.model.data import as_tensors as as_tensors
 from pyro_nf.model.data import is_array as is_array
+from pyro_nf.model.data_sites import look_at_data as look_at_data
 from pyro_nf.model.discrete import SummedOut as SummedOut
 from pyro_nf.model.enumeration import factors as factors
 from pyro_nf.model.enumeration import summed as summed

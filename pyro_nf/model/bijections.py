@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Transform, VonMises, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-__all__ = ["Bijected", "Factors", "Matrices", "Reached", "support_of"]
+__all__ = ["Bijected", "Factors", "Matrices", "Reached", "base_of", "support_of"]
 
 
 class Factors(Transform):
@@ -119,6 +119,13 @@ LACKING = (
 )
 
 
+def base_of(fn: Any) -> Any:
+    """A distribution without the masks and the event dimensions that were put around it."""
+    while isinstance(fn, Independent | MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
 def support_of(fn: Any) -> Constraint:
     r"""The support of a site's distribution, with a bijection to it where there is one.
 
@@ -136,9 +143,7 @@ def _in_place_of(fn: Any) -> Constraint | None:
     extra, inner = 0, fn.support
     while isinstance(inner, constraints.independent):
         extra, inner = extra + inner.reinterpreted_batch_ndims, inner.base_constraint
-    while isinstance(fn, Independent | MaskedDistribution):
-        fn = fn.base_dist
-    if isinstance(fn, VonMises):
+    if isinstance(base_of(fn), VonMises):
         found: Constraint = constraints.interval(-math.pi, math.pi)
     else:
         made = [make for known, make in LACKING if isinstance(inner, type(known))]

@@ -5,12 +5,23 @@ from typing import Any, TypeVar
 
 import pyro
 from pyro import poutine
+from torch import Tensor
 
 from pyro_nf.model.handlers import LastSite
 
-__all__ = ["FIX", "NUMERICS", "NoStartError", "blame", "in_a_line", "not_finite", "patiently"]
+__all__ = [
+    "FIX",
+    "NUMERICS",
+    "NoStartError",
+    "blame",
+    "in_a_line",
+    "not_finite",
+    "patiently",
+    "where",
+]
 
 NUMERICS = (RuntimeError, ValueError, ArithmeticError)
+FEW = 3  # values that a message shows
 RUNS = 5  # first runs of a model whose numerics may fail now and then
 
 T = TypeVar("T")
@@ -80,9 +91,30 @@ def not_finite(trace: poutine.Trace) -> str:
             log_prob = node["fn"].log_prob(node["value"])
         except NUMERICS as error:
             return f"{name!r} has no density at its value: {in_a_line(error)}"
-        if not bool(log_prob.isfinite().all()):
-            return f"{name!r} has a log density that is not finite, at the value {node['value']}"
+        wrong = ~log_prob.isfinite()
+        if bool(wrong.any()):
+            value = node["value"]
+            said = f"{name!r} has a log density that is not finite"
+            if wrong.dim():
+                said += f" {where(wrong)}"
+                value = value[wrong][0] if value.shape[: wrong.dim()] == wrong.shape else value
+            return said + (f", at the value {_few(value)}" if value.numel() else "")
     return ""
+
+
+def where(wrong: Tensor) -> str:
+    """Where some of a site's values are wrong, in words."""
+    if not wrong.dim():
+        return "throughout"
+    rows = wrong.reshape(len(wrong), -1).any(-1)
+    first = int(rows.nonzero()[0])
+    return f"in {int(rows.sum()):,} of {len(rows):,} rows, the first at row {first}"
+
+
+def _few(value: Tensor) -> str:
+    """A tensor's first values."""
+    numbers = ", ".join(f"{number:.4g}" for number in value.reshape(-1)[:FEW].tolist())
+    return numbers + (f", ... of shape {tuple(value.shape)}" if value.numel() > FEW else "")
 
 
 def in_a_line(error: Exception) -> str:

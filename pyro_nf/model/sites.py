@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
-from pyro_nf.model.bijections import support_of
+from pyro_nf.model.bijections import base_of, support_of
 from pyro_nf.model.failures import NoStartError
+from pyro_nf.model.masks import refuse_masked
 
 __all__ = ["check", "explain", "feasible", "has_bijection", "prune", "refuse_dependent", "starting"]
 
@@ -133,7 +134,7 @@ def check(
                     "would use the same rows for every minibatch. Use the whole plate, or type "
                     "AmortizedFlowGuide(model, encoder) for local latents"
                 )
-        if isinstance(site["fn"], Delta):
+        if isinstance(base_of(site["fn"]), Delta):
             raise ValueError(
                 f"the latent site {name!r} is a point mass, which no density fits; type "
                 f"pyro.deterministic({name!r}, value) for a computed value"
@@ -141,6 +142,7 @@ def check(
         to_support = biject_to(support_of(site["fn"]))
         free = to_support.inv(site["value"])
         moved[name] = to_support(free + 1e-3 * (1 + free.abs()))
+    refuse_masked(model, sites, moved, args, kwargs)
     rerun = poutine.trace(poutine.condition(model, moved)).get_trace
     again = poutine.block(rerun)(*args, **kwargs).nodes
     dependent = []

@@ -15,7 +15,8 @@ __all__ = ["Target"]
 
 RANDOM = (
     "its density is random, of a subsample of the data or of a discrete site that is not summed "
-    "out; type fit(..., batches=...) for the one, elbo=TraceEnum_ELBO() for the other"
+    "out; for the one let the plate have all its rows, or type fit(..., batches=...), for the "
+    "other elbo=TraceEnum_ELBO()"
 )
 
 

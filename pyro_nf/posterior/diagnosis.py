@@ -88,10 +88,17 @@ class Diagnosis:
     def _found(self, name: str) -> float:
         return next((found.value for found in self.findings if found.name == name), math.nan)
 
+    def _by_k_hat(self) -> str:
+        """What k-hat says by itself, where it is not what has decided."""
+        bounds = f"good below {GOOD}, usable below {self.k_threshold:.2f}"
+        alone = "good" if self.k_hat < GOOD else "usable"
+        alone = alone if self.k_hat < self.k_threshold else "poor"
+        return bounds if alone == self.verdict else f"{alone} by itself, of {bounds}; not decisive"
+
     def __str__(self) -> str:
         rows = {
             "decided by": self.decided,
-            "k-hat": f"{self.k_hat:.2f}  (good below {GOOD}, usable below {self.k_threshold:.2f})",
+            "k-hat": f"{self.k_hat:.2f}  ({self._by_k_hat()})",
             "ESS": f"{100 * self.ess:.1f} % of {self.n:,} draws",
             "ELBO": f"{self.elbo:.3f} ± {self.elbo_se:.3f}",
             "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_se:.3f}",

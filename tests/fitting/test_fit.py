@@ -30,10 +30,10 @@ from torch import nn
 
 from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
-from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.step import Step
+from pyro_nf.model import blame
 
 X = torch.tensor([[1.0, 0.2], [1.0, -1.0], [1.0, 0.7], [1.0, 1.5], [1.0, -0.4]])
 Y = torch.tensor([1.0, -0.5, 1.4, 2.9, 0.3])
@@ -343,12 +343,43 @@ class TestFailures:
         def model(x):
             loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
             with pyro.plate("rows", len(x)):
-                pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pyro's words on NaN, and ours on compiling
-            with pyro.validation_enabled(False), pytest.raises(FitError, match=r"'x'.*not finite"):
-                quiet(model, torch.tensor([1.0, torch.nan]), steps=400, guide=AutoNormal(model))
+        x = torch.zeros(10_000)
+        x[3::10] = torch.nan
+        for guide in (None, AutoNormal(model)):
+            with pytest.raises(
+                ValueError, match=r"'x' are NaN in 1,000 of 10,000 rows, .* row 3\."
+            ):
+                quiet(model, x, guide=guide)
+        assert not list(pyro.get_param_store())
+
+    def test_nan_as_a_distribution_for_missing_values_takes_it(self):
+        class Missing(dist.Normal):
+            def log_prob(self, value):
+                return torch.where(value.isnan(), 0.0, super().log_prob(value.nan_to_num()))
+
+        def model(x):
+            loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", Missing(loc, 1.0, validate_args=False), obs=x)
+
+        posterior = quiet(model, torch.tensor([1.0, torch.nan, 2.0]), steps=20)
+        assert posterior.draws(1000)["loc"].mean() == pytest.approx(1.0, abs=0.1)
+
+    def test_a_density_that_is_not_finite_says_where(self):
+        def model():
+            with pyro.plate("rows", 1000):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                high = torch.arange(1000) >= 600
+                pyro.factor("wall", torch.where(high, -math.inf, 0.0) * z.exp())
+
+        guide = AutoNormal(model)
+        guide()
+        words = blame(model, guide, (), {})
+        assert "'wall' has a log density that is not finite in 400 of 1,000 rows" in words
+        assert "the first at row 600" in words
+        assert len(words) < 400
 
     def test_a_parameter_without_gradient_is_named(self):
         def model():

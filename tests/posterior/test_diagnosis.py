@@ -431,6 +431,9 @@ def test_each_rule_of_the_weights_is_said(sentence, monkeypatch):
     monkeypatch.setattr("pyro_nf.posterior.diagnosis.effective_share", lambda weights: ess)
     found = diagnose(torch.zeros(4000))
     assert (found.verdict, found.decided) == (verdict, sentence)
+    # The bounds of k-hat do not stand beside it as if they had decided what they have not.
+    alone = "good" if k_hat < 0.5 else "usable" if k_hat < 0.7 else "poor"
+    assert (f"{alone} by itself" in str(found)) == (alone != verdict)
 
 
 def test_a_check_that_finds_nothing_leaves_the_verdict_to_the_weights():
