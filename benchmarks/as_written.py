@@ -1,6 +1,6 @@
 """Does it matter how a model is written? Each as its author would write it, and for a plate.
 
-    OMP_NUM_THREADS=1 python benchmarks/as_written.py [NAME ...] [--repeats 3] [--float64]
+    OMP_NUM_THREADS=1 python benchmarks/as_written.py [NAME ...] [--repeats 3] [--float64 | --frame]
 
 A plate of particles adds a dimension on the left to all that a model draws, and of the usual ways
 to write a model many do not stand it. Both forms of each have the same density and the same data:
@@ -15,6 +15,9 @@ to write a model many do not stand it. Both forms of each have the same density 
 
 The two take turns in one process, with one seed, each first in every other round; what must be
 traced or compiled is in their seconds, and imports are not.
+
+With `--frame` the model as written is fitted to columns of a data frame in float64, and to the same
+numbers as clean float32 tensors, once each.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
@@ -305,6 +309,38 @@ def row(name: str, repeats: int, seed: int, steps: int | None, notes: list[str])
     return Row(cells, ratio, draws)
 
 
+def frame_of(tensor: Tensor) -> Any:
+    """A column, or a data frame, of the same numbers."""
+    return (pd.DataFrame if tensor.dim() == 2 else pd.Series)(tensor.numpy())
+
+
+def frame_row(name: str, seed: int, steps: int | None) -> list[str]:
+    """A row of the table of a data frame beside clean tensors."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    wide = PAIRS[name]().data
+    torch.set_default_dtype(default)
+    clean = tuple(x.to(default) if x.is_floating_point() else x for x in wide)
+    draws, seconds, verdicts = [], [], []
+    for data in (clean, tuple(frame_of(x) for x in wide)):
+        one = fitted(PAIRS[name]().written, data, seed, steps)
+        torch.manual_seed(seed)
+        draws.append(one.posterior.draws(DRAWS))
+        verdicts.append(one.posterior.diagnose(DRAWS).verdict)
+        seconds.append(f"{one.seconds:.1f}")
+        print(f"{name}: {one.seconds:.1f} s", file=sys.stderr, flush=True)
+    values = list(zip(draws[0].values(), draws[1].values(), strict=True))
+    wider = max(float((b.std(0) / a.std(0)).log().abs().max()) for a, b in values)
+    kinds = ", ".join(sorted({str(x.dtype).removeprefix("torch.") for x in wide}))
+    dim = str(sum(value[0].numel() for value in draws[0].values()))
+    return [name, dim, kinds, *seconds, ", ".join(verdicts), f"{gap(*draws):.4f}", f"{wider:.4f}"]
+
+
+FRAME_HEAD = [
+    *("model", "D", "columns", "clean [s]", "frame [s]", "verdict", "gap of means", "of log sd"),
+]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(PAIRS), metavar="NAME")
@@ -312,6 +348,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="of a fit; as many as it needs if not given")
     parser.add_argument("--float64", action="store_true", help="in place of torch's default")
+    parser.add_argument("--frame", action="store_true", help="a data frame beside clean tensors")
     options = parser.parse_args()
     unknown = sorted({*options.names} - {*PAIRS})
     if unknown:
@@ -321,6 +358,11 @@ def main() -> None:
         torch.set_default_dtype(torch.float64)
     first = linear()
     fitted(first.plated, first.data, options.seed, WARM_UP)
+    if options.frame:
+        names = [name for name in options.names if PAIRS[name]().data]
+        found = [frame_row(name, options.seed, options.steps) for name in names]
+        print(table([FRAME_HEAD, *found]))
+        return
     notes: list[str] = []
     rows = {
         name: row(name, options.repeats, options.seed, options.steps, notes)

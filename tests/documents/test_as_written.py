@@ -128,3 +128,13 @@ def test_gap(as_written):
     first = {"a": torch.randn(1000, 2), "b": torch.randn(1000)}
     second = {"a": first["a"] + torch.tensor([0.0, 0.5]), "b": first["b"]}
     assert as_written.gap(first, second) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("name", ["linear", "groups"])
+def test_a_row_of_a_data_frame(as_written, name):
+    cells = dict(zip(as_written.FRAME_HEAD, as_written.frame_row(name, 0, 2), strict=True))
+    assert "float64" in cells["columns"]
+    assert ("int64" in cells["columns"]) == (name == "groups")
+    assert float(cells["gap of means"]) < 5e-4
+    assert float(cells["of log sd"]) < 5e-4
