@@ -48,7 +48,8 @@ def public() -> list[str]:
         for name in module.__all__:
             lines.add(described(f"{where}.{name}", getattr(module, name)))
     for cls in CLASSES:
-        for name, member in vars(cls).items():
+        own = [vars(base) for base in cls.__mro__ if base.__module__.startswith("pyro_nf")]
+        for name, member in (pair for members in own for pair in members.items()):
             if not name.startswith("_") and (callable(member) or isinstance(member, classmethod)):
                 lines.add(described(f"{cls.__name__}.{name}", getattr(cls, name)))
             elif not name.startswith("_") and isinstance(member, property):

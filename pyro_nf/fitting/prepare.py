@@ -141,6 +141,8 @@ def _target(
     if not isinstance(guide, AutoContinuous):
         return None
     guide(*args, **kwargs)  # set up
+    if any(part.point_sites for part in flow_parts(guide)):
+        return None  # what the flow is to be moves with the points
     return Target.of(guide, args, kwargs, model)
 
 

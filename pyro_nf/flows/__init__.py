@@ -11,6 +11,7 @@ registers it. Knows nothing of models and guides.
     fixed_noise.py      standard normal draws that are the same at each call
     adapted.py          plain Pyro and torch transforms as flows
     contract.py         what a flow promises, clause by clause, for check_flow
+    embedded.py         a flow on some of the coordinates
     inverses.py         triangular systems, and the root of v + c tanh(v) = t
     coupling.py         what all couplings share
     affine_coupling.py  additive and affine couplings
@@ -54,6 +55,7 @@ from pyro_nf.flows.contract import birth as birth
 from pyro_nf.flows.contract import shapes as shapes
 from pyro_nf.flows.coupling import Coupling as Coupling
 from pyro_nf.flows.distribution import FlowDistribution as FlowDistribution
+from pyro_nf.flows.embedded import Embedded as Embedded
 from pyro_nf.flows.flow import Chain as Chain
 from pyro_nf.flows.flow import Conditioned as Conditioned
 from pyro_nf.flows.flow import Flow as Flow

@@ -5,6 +5,9 @@ of a plate, made by an encoder. Wherever Pyro takes an autoguide it takes these.
 know which guide it is asks the guide.
 
     auto_flow.py       the guide of global latents
+    vector_guide.py    what that guide is once its flow is made
+    parts.py           the sites to which a guide gives its flow, and what the others get
+    points.py          latent sites at one point each
     default_flow.py    the flow of a guide that is given none
     amortized.py       the guide of latents that each row has
     flow_guide.py      what both share: names, model, copies

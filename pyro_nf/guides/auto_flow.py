@@ -1,30 +1,28 @@
 """The guide: a Pyro autoguide whose posterior is a normalizing flow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import init_to_median
-from pyro.infer.autoguide.guides import AutoContinuous
-from torch import Tensor
-from torch.distributions import biject_to
 
-from pyro_nf.flows import Chain, Flow, FlowDistribution, FlowSpec, make_flow
+from pyro_nf.flows import Chain, FlowSpec, make_flow
 from pyro_nf.guides.default_flow import default_flow
 from pyro_nf.guides.find_hierarchy import untied
-from pyro_nf.guides.flow_guide import FlowGuide, Gradient, stack_label
+from pyro_nf.guides.flow_guide import Gradient, stack_label
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.guides.layers import Stack
-from pyro_nf.guides.param_store import adopt
+from pyro_nf.guides.parts import Parts, Rest, parts_of
+from pyro_nf.guides.points import Points
 from pyro_nf.guides.supports import DependentSupports
-from pyro_nf.model import Bijected, Target, explain_dtypes, sites, startable
+from pyro_nf.guides.vector_guide import VectorGuide
+from pyro_nf.model import Bijected, Packing, Target, explain_dtypes, sites, startable
 from pyro_nf.sampling import find_coordinates
 
 __all__ = ["AutoFlowGuide"]
 
 
-class AutoFlowGuide(FlowGuide, AutoContinuous):
+class AutoFlowGuide(VectorGuide):
     r"""A normalizing-flow posterior over all latent variables of a model.
 
     The latents are packed into one unconstrained vector :math:`u \in R^D`, which is
@@ -49,6 +47,12 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         flow: What :func:`pyro_nf.make_flow` takes: a formula such as ``"planar*16"``, a flow
             class or instance, a Pyro or torch transform, a function from D to one, or a list. By
             default :func:`default_flow` of the dimension, as for :func:`~pyro_nf.fit`.
+        sites: The latent sites that get the flow, by name or pattern, such as
+            ``["tau", "theta*"]``; by default all. For models of many latents of which few are hard:
+            a step's time, and the parameters, grow with D as for a mean-field guide.
+        rest: What the others get: ``"normal"``, the default, each number a normal distribution of
+            its own; or ``"delta"``, points, which are trained with the flow. What draws and
+            verdict then say of the other sites is true given these points.
         init_loc_fn: Where the latents start, or near it, one of Pyro's ``init_to_...`` functions.
         init_scale: The standard deviation of the unconstrained latents at the start.
         gradient: ``"path"`` for the gradient along the samples' paths alone, whose noise vanishes
@@ -59,6 +63,7 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
 
     Example:
         >>> import pyro
+        >>> import pyro.distributions as dist
         >>> from pyro.infer import SVI, Trace_ELBO
         >>> from pyro.optim import Adam
         >>> def model(data):
@@ -76,39 +81,23 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         ['mean', 'scale']
     """
 
-    flow: Stack
-    _supports: DependentSupports | None = None  # where supports are not fixed
-
     def __init__(
         self,
         model: Callable[..., Any],
         flow: FlowSpec | None = None,
         *,
+        sites: str | Sequence[str] | None = None,
+        rest: Rest | None = None,
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         gradient: Gradient = "path",
         name: str | None = None,
     ) -> None:
-        options = {"init_loc_fn": sites.starting(init_loc_fn)}
-        super().__init__(model, flow, init_scale, gradient, name, **options)
+        parts = parts_of(sites, rest)
+        super().__init__(model, flow, init_loc_fn, init_scale, gradient, name)
+        self._parts = parts
 
     # ---------------------------------------------------------------- setting up
-
-    def setup(self, *args: Any, **kwargs: Any) -> "AutoFlowGuide":
-        """Run the model once and make all parameters; the first call does so otherwise.
-
-        Arguments:
-            args: What the model takes.
-            kwargs: What the model takes.
-
-        Returns:
-            The guide itself.
-        """
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
-            if self.master is None:
-                self._create_plates(*args, **kwargs)  # NeuTra reads them, also before a first call
-        return self
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         as_given = self._model
@@ -125,15 +114,17 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
                     raise
                 dependent = sites.check(self.model, self.prototype_trace, args, kwargs)
                 sites.prune(self.prototype_trace)
+                columns = self._part(dependent)
                 loc = self._init_loc()
             given = self._flow_spec[0]
-            formula = default_flow(self.latent_dim) if given is None else given
-            flow = make_flow(formula, self.latent_dim)
+            dim = self.latent_dim if columns is None else len(columns)
+            formula = default_flow(dim) if given is None else given
+            flow = make_flow(formula, dim)
             self._flow_spec = (formula,)
             layers = list(flow) if isinstance(flow, Chain) else [flow]
-            stack = self.flow = Stack(layers, loc, self._init_scale)
+            stack = self.flow = Stack(layers, loc, self._init_scale, columns)
             if given is not None:
-                self._warn_of(Chain(stack.learned))
+                self._warn_of(stack.learned)
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
             if dependent:
@@ -142,22 +133,31 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             self.prototype_trace, self._model = None, as_given  # half set up, it fails elsewhere
             raise
 
-    def _ask(self, args: Any, kwargs: Any) -> None:
-        """Ask the model for the supports that depend on other latents, with these arguments."""
-        if self._supports is not None:
-            self._supports.ask(self.model, args, kwargs, self._init_loc())
+    def _part(self, dependent: Sequence[str]) -> list[int] | None:
+        """Where in u the numbers are that get the flow, if not all; the others may become points.
 
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """A draw of the latents, by site."""
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
-        self._ask(args, kwargs)
-        drawn: dict[str, Tensor] = super().forward(*args, **kwargs)
-        return drawn
-
-    def _unpack_latent(self, latent: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        found = super()._unpack_latent(latent)
-        return found if self._supports is None else self._supports(latent, found)
+        Arguments:
+            dependent: The sites whose supports depend on other sites.
+        """
+        if self._parts is None:
+            return None
+        chosen = self._parts.chosen(self._unconstrained_shapes)
+        if self._parts.rest == "normal":
+            columns = Packing(self._unconstrained_shapes).columns
+            return [i for name in chosen for i in range(columns[name].start, columns[name].stop)]
+        if dependent:
+            raise ValueError(
+                f"the supports of {', '.join(map(repr, dependent))} depend on other latent sites, "
+                'for which there cannot be points; type rest="normal"'
+            )
+        nodes = dict(self.prototype_trace.iter_stochastic_nodes())
+        others = {name: node for name, node in nodes.items() if name not in chosen}
+        for name in others:
+            self.prototype_trace.remove_node(name)
+            del self._unconstrained_shapes[name], self._cond_indep_stacks[name]
+        self.latent_dim = Packing(self._unconstrained_shapes).dim
+        self.points = Points(others)
+        return None
 
     def warm_start(self, *args: Any, **kwargs: Any) -> "AutoFlowGuide":
         r"""Move the guide to coordinates in which the posterior is nearly standard normal.
@@ -176,6 +176,9 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         Flows at the end of the formula that move each coordinate by itself, such as ``tails``,
         then act on the model's own coordinates, shifted and scaled, but not rotated by L.
 
+        Where the flow has some of the sites, L is dense for these and diagonal for the others.
+        Where the others are points, which are not yet where they will be, the guide stays as it is.
+
         Arguments:
             args: What the model takes.
             kwargs: What the model takes.
@@ -184,7 +187,8 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             The guide itself.
         """
         self.setup(*args, **kwargs)
-        self.whiten(Target.of(self, args, kwargs))
+        if not self.point_sites:
+            self.whiten(Target.of(self, args, kwargs))
         return self
 
     def whiten(self, target: Target) -> None:
@@ -202,88 +206,13 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
         return flow if isinstance(flow, str) else None
 
     @property
-    def dependent_sites(self) -> frozenset[str]:
-        return frozenset() if self._supports is None else self._supports.names
+    def parts(self) -> Parts | None:
+        return self._parts
 
     @property
     def hierarchy(self) -> Hierarchy:
         """What makes u of coordinates in which latents do not depend on those above them."""
         return self.flow.hierarchy
-
-    # ---------------------------------------------------------------- the posterior
-
-    def get_base_dist(self) -> dist.TorchDistribution:
-        """The standard normal distribution over R^D."""
-        return self._base_of(self._made())
-
-    def _made(self) -> Flow:
-        if self.prototype_trace is None:
-            raise RuntimeError("the guide has no flow yet: type guide.setup(*args) first")
-        return self.flow  # once a call: each look-up visits the whole parameter store
-
-    def _base_of(self, flow: Flow) -> dist.TorchDistribution:
-        zeros = next(flow.parameters()).new_zeros(flow.dim)
-        return dist.Normal(zeros, torch.ones_like(zeros), validate_args=False).to_event(1)
-
-    def get_transform(self, *args: Any, **kwargs: Any) -> Flow:
-        """The flow from noise to the unconstrained latents, location and scale included."""
-        return self._made()
-
-    def get_posterior(self, *args: Any, **kwargs: Any) -> FlowDistribution:
-        """The distribution of the unconstrained latents, over vectors of shape ``(D,)``."""
-        if self.prototype_trace is None:
-            self._setup_prototype(*args, **kwargs)
-        if self._pyro_context.active:
-            adopt(self._modules["flow"], self._pyro_get_fullname("flow"))
-        flow = self._made()
-        path = self.gradient == "path" and flow.carries_score
-        score = torch.neg if path else None
-        return FlowDistribution(self._base_of(flow), flow, score)
-
-    @property
-    def loc(self) -> Tensor:
-        """The mean of the unconstrained latents, with shape ``(D,)``; no parameter."""
-        return FlowDistribution(self.get_base_dist(), self._made()).mean
-
-    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the unconstrained latents, as Pyro's guides give them."""
-        draws = self.get_posterior(*args, **kwargs).fixed_draws()
-        return draws.mean(0), draws.std(0, correction=0)
-
-    @torch.no_grad()
-    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The posterior median of each latent variable, see :meth:`quantiles`."""
-        return {name: value[0] for name, value in self.quantiles([0.5], *args, **kwargs).items()}
-
-    @torch.no_grad()
-    def quantiles(
-        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Posterior quantiles of each latent variable.
-
-        They are taken coordinate by coordinate in unconstrained space, from 8,192 fixed
-        quasi-random draws (1,024 in more than 4,096 dimensions), and mapped to the support: the
-        same at each call, and without a draw from the caller's random state.
-
-        Arguments:
-            quantiles: Numbers between 0 and 1.
-            args: What the model takes.
-            kwargs: What the model takes.
-
-        Returns:
-            For each site a tensor of shape ``(len(quantiles), *shape)``.
-        """
-        self.setup(*args, **kwargs)
-        self._ask(args, kwargs)
-        draws = self.get_posterior().fixed_draws()
-        wanted = torch.as_tensor(quantiles).to(draws)
-        if wanted.dim() != 1 or not bool(((wanted >= 0) & (wanted <= 1)).all()):
-            raise ValueError(f"expected a list of numbers between 0 and 1, got {quantiles}")
-        result: dict[str, list[Tensor]] = {}
-        for latent in draws.quantile(wanted, 0):
-            for site, value in self._unpack_latent(latent):
-                result.setdefault(site["name"], []).append(biject_to(site["fn"].support)(value))
-        return {name: torch.stack(values) for name, values in result.items()}
 
     # ---------------------------------------------------------------- as an object
 
@@ -294,7 +223,8 @@ class AutoFlowGuide(FlowGuide, AutoContinuous):
             flow = "the default flow" if given is None else repr(given)
             return f"{name}({flow}, not set up: type guide.setup(*args))"
         count = sum(parameter.numel() for parameter in self.parameters())
-        where = ", whitened" if self.flow.whitened else ""
+        where = "" if self._parts is None else ", sites={}, rest={!r}".format(*self._parts)
+        where += ", whitened" if self.flow.whitened else ""
         where += ", without ties" if self.hierarchy.generations else ""
         label = stack_label(self.flow.learned)
         return f"{name}({label}, D={self.latent_dim}, {count:,} parameters{where})"

@@ -12,8 +12,9 @@ from pyro.infer.autoguide.guides import AutoGuide, AutoGuideList
 from torch import nn
 
 from pyro_nf.checks import runnable
-from pyro_nf.flows import Chain, Flow, FlowSpec, flow_label
+from pyro_nf.flows import Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
+from pyro_nf.guides.parts import Parts
 
 __all__ = ["FlowGuide", "Gradient", "flow_parts", "name_apart", "stack_label"]
 
@@ -75,7 +76,7 @@ class FlowGuide(AutoGuide):
         # second list would train the parameters of the first.
         super()._pyro_set_supermodule(self._own_name, context)
 
-    def _warn_of(self, flow: Chain) -> None:
+    def _warn_of(self, flow: Sequence[Flow]) -> None:
         """Say what does not go with a flow: the path gradient, or the dimension."""
         strong = any(not (f.caveat or f.is_linear or f.elementwise) for f in flow)
         weak = [layer for layer in flow if layer.caveat and (layer.is_linear or not strong)]
@@ -86,7 +87,7 @@ class FlowGuide(AutoGuide):
                 'flow="affine_coupling*6" or, for a normal guide, flow="diag"',
                 stacklevel=3,
             )
-        if self.gradient == "path" and not flow.carries_score:
+        if self.gradient == "path" and not all(layer.carries_score for layer in flow):
             without = [flow_label(layer) for layer in flow if not layer.carries_score]
             warnings.warn(
                 f"{', '.join(dict.fromkeys(without))}: no forward_and_score, which the path "
@@ -104,6 +105,16 @@ class FlowGuide(AutoGuide):
     def formula(self) -> str | None:
         """The formula that makes such a guide of the model; None if there is more to it."""
         return None
+
+    @property
+    def parts(self) -> Parts | None:
+        """The sites that have the flow, and what the others have; None if all have it."""
+        return None
+
+    @property
+    def point_sites(self) -> frozenset[str]:
+        """The latent sites at one point each, given which the others have a posterior."""
+        return frozenset()
 
     @property
     def row_plates(self) -> tuple[str, ...]:

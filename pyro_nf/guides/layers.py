@@ -8,8 +8,9 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from pyro_nf.flows import Buffers, Chain, Diag, Flow, solved, times
+from pyro_nf.flows import Buffers, Chain, Diag, Embedded, Flow, solved, times
 from pyro_nf.guides.hierarchy import Hierarchy
+from pyro_nf.sampling import lower
 
 __all__ = ["Stack"]
 
@@ -83,10 +84,13 @@ class Stack(Chain):
     .. math:: u = h(\mu + \sigma\, g(\sigma^{-1} L\,(m + e^s f(\epsilon)))), \qquad
         \sigma_i^2 = (L L^\top)_{ii}
 
+    With `columns` f, g and what is dense of L act on these coordinates alone.
+
     Arguments:
         flows: The flows f and g, of one dimension.
         loc: Where the latents start, with shape ``(D,)``.
         scale: Their standard deviation at the start.
+        columns: The coordinates on which the flows act; None for all.
 
     Attributes:
         learned: The layers with parameters: the flows and the affine map.
@@ -98,20 +102,33 @@ class Stack(Chain):
         torch.Size([5, 3])
     """
 
-    def __init__(self, flows: Sequence[Flow], loc: Tensor, scale: float) -> None:
+    columns: Tensor | None
+
+    def __init__(
+        self,
+        flows: Sequence[Flow],
+        loc: Tensor,
+        scale: float,
+        columns: Sequence[int] | None = None,
+    ) -> None:
         dim = len(loc)
         outer = len(list(itertools.takewhile(attrgetter("elementwise"), reversed(flows))))
-        inner = len(flows) - outer
-        affine, turn, whiten = Diag(dim), Whiten(dim), Whiten(dim)
-        last = [turn, *flows[inner:]] if outer else []
-        super().__init__([*flows[:inner], affine, *last, whiten, Hierarchy(dim)])
+        first, last = flows[: len(flows) - outer], flows[len(flows) - outer :]
+        affine, whiten = Diag(dim), Whiten(dim)
+        turn = Whiten(dim if columns is None else len(columns))
+        after = [turn, *last] if outer or columns is not None else []
+        before, after = placed(first, columns, dim), placed(after, columns, dim)
+        super().__init__([*before, affine, *after, whiten, Hierarchy(dim)])
         # In lists, since torch would keep a second name of each for the state of the module.
-        self.learned: list[Flow] = [*flows[:inner], affine, *flows[inner:]]
-        self._maps = [turn, whiten] if outer else [whiten]
+        self.learned: list[Flow] = [*first, affine, *last]
+        self._maps = [turn, whiten] if after else [whiten]
         self._affine = [affine]
+        self.register_buffer(
+            "columns", None if columns is None else torch.tensor(columns), persistent=False
+        )
         self.to(device=loc.device, dtype=loc.dtype)
         self.train()
-        if outer:
+        if after:
             whiten.set(loc, torch.ones_like(loc))
             loc = torch.zeros_like(loc)
         with torch.no_grad():
@@ -146,10 +163,41 @@ class Stack(Chain):
             scale_tril: A triangular matrix, with shape ``(D, D)``.
         """
         first, *rest = self._maps
-        if rest:
+        if self.columns is not None:
+            block, size = _blocks(scale_tril, self.columns)
+            first.set(torch.zeros_like(block[0]), block / size[self.columns].unsqueeze(-1))
+            rest[0].set(shift, size)
+        elif rest:
             size = scale_tril.norm(dim=-1)
             first.set(torch.zeros_like(size), scale_tril / size.unsqueeze(-1))
             rest[0].set(shift, size)
         else:
             first.set(shift, scale_tril)
         self._affine[0].params.theta.zero_()
+
+
+def placed(flows: Sequence[Flow], columns: Sequence[int] | None, dim: int) -> list[Flow]:
+    """Flows on these coordinates of all, as one; or as they are."""
+    if columns is None or not flows:
+        return list(flows)
+    return [Embedded(Chain(flows), columns, dim)]
+
+
+def _blocks(scale_tril: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The normal distribution nearest to a given one in which all but some numbers are independent.
+
+    Nearest is that of the least KL divergence to the given one: it has the blocks of its precision.
+
+    Arguments:
+        scale_tril: The Cholesky factor of its covariance, with shape ``(D, D)``.
+        columns: Where the n numbers are that stay dependent.
+
+    Returns:
+        The Cholesky factor of their covariance, with shape ``(n, n)``, and the standard deviations
+        of all numbers, with shape ``(D,)``.
+    """
+    precision = torch.cholesky_inverse(scale_tril.double())
+    size = precision.diagonal().rsqrt()
+    block = lower(torch.linalg.cholesky(precision[columns][:, columns]).inverse().mT)
+    size[columns] = block.norm(dim=-1)
+    return block.to(scale_tril), size.to(scale_tril)

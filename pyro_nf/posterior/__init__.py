@@ -15,6 +15,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     finding.py        what a check is shown of a posterior, and what it finds
     missed_mass.py    a search for mass that the draws have not met
     chain_drift.py    how far chains of the posterior move away from the draws
+    given_points.py   what is to be said where some sites are at points
     summary.py        tables
     export.py         draws as ArviZ takes them
     saving.py         what a file keeps

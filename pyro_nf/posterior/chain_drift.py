@@ -59,7 +59,7 @@ def drift(joint: Joint) -> float:
         other guides than flows, discrete latent sites, or a model that is not vectorized.
     """
     guide, count = joint.guide, min(CHAINS, joint.chunk)
-    if not isinstance(guide, FlowGuide) or guide.row_plates:
+    if not isinstance(guide, FlowGuide) or guide.row_plates or guide.point_sites:
         return math.nan
     if not joint.is_smooth or count < FEWEST:
         return math.nan

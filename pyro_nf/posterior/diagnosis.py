@@ -110,12 +110,15 @@ class Diagnosis:
     __repr__ = __str__  # what a notebook shows
 
 
-def diagnose(log_weights: Tensor, rounding: float = 0.0) -> Diagnosis:
+def diagnose(
+    log_weights: Tensor, rounding: float = 0.0, found: Sequence[Finding] = ()
+) -> Diagnosis:
     """What importance weights say of the guide that has made the draws.
 
     Arguments:
         log_weights: Log density of model and data less log density of the guide, for each draw.
         rounding: The standard error that a log density has by rounding.
+        found: What is known besides.
 
     Example:
         >>> noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -149,7 +152,8 @@ def diagnose(log_weights: Tensor, rounding: float = 0.0) -> Diagnosis:
         nonfinite=nonfinite,
         n=n,
     )
-    return voted(weighed, [_not_finite(nonfinite, infinite)] if nonfinite else [])
+    spoilt = [_not_finite(nonfinite, infinite)] if nonfinite else []
+    return voted(weighed, [*spoilt, *found])
 
 
 def checked(weighed: Diagnosis, case: Case) -> Diagnosis:
@@ -167,11 +171,15 @@ def checked(weighed: Diagnosis, case: Case) -> Diagnosis:
 def voted(before: Diagnosis, found: Sequence[Finding]) -> Diagnosis:
     """A diagnosis after the votes of more findings; the first that spoils it has the word."""
     spoiling = [each for each in (*before.findings, *found) if each.vote == "spoils"]
+    capping = [each for each in (*before.findings, *found) if each.vote == "caps"]
     lifting = [each for each in found if each.vote == "lifts"]
     after = replace(before, findings=(*found, *before.findings))
     if spoiling:
         message, decided = spoiling[0].message, spoiling[0].decided
         return replace(after, verdict="poor", message=message, decided=decided)
+    if capping and before.verdict != "poor":
+        message, decided = capping[0].message, capping[0].decided
+        return replace(after, verdict="usable", message=message, decided=decided)
     if lifting and before.verdict == "usable":
         message = _advice("good", before.k_hat)
         return replace(after, verdict="good", message=message, decided=lifting[0].decided)

@@ -11,7 +11,7 @@ from pyro_nf.posterior.joint import Joint
 __all__ = ["Case", "Finding", "Verdict", "Vote"]
 
 Verdict = Literal["good", "usable", "poor"]
-Vote = Literal["spoils", "lifts", "neutral"]
+Vote = Literal["spoils", "caps", "lifts", "neutral"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Finding:
     Attributes:
         name: What the number is of.
         value: The number.
-        vote: ``"spoils"`` makes the verdict poor, ``"lifts"`` makes a usable guide good, and
-            ``"neutral"`` leaves the verdict as it is.
+        vote: ``"spoils"`` makes the verdict poor, ``"caps"`` lets it be usable at most,
+            ``"lifts"`` makes a usable guide good, and ``"neutral"`` leaves the verdict as it is.
         words: The number as the printed diagnosis has it.
-        decided: The rule by which it spoils or lifts.
-        message: What it means, and what to try next, where it spoils.
+        decided: The rule by which it spoils, caps or lifts.
+        message: What it means, and what to try next, where it spoils or caps.
     """
 
     name: str

@@ -42,9 +42,13 @@ def as_batch(joint: Joint, values: Mapping[str, Tensor]) -> tuple[Values, bool]:
     return batch, False
 
 
-def check_width(values: Values) -> None:
-    """Refuse draws of a guide that has no density, because they are all the same."""
-    for name, value in values.items():
+def check_width(joint: Joint, values: Values) -> None:
+    """Refuse draws of a guide that has no density, because they are all the same.
+
+    But for the sites that a flow guide has at points on purpose, and speaks of as such.
+    """
+    for name in values.keys() - joint.point_sites:
+        value = values[name]
         if value.is_floating_point() and value.numel() and bool((value == value[0]).all()):
             raise ValueError(
                 f"the guide puts the site {name!r} at one point, as AutoDelta does, so it has no "
@@ -70,6 +74,13 @@ def log_density(joint: Joint, values: Values) -> Tensor:
         for name, latent in joint.latents.items()
         if name not in asked  # of which the run of the model tells, below
     ]
+    if joint.point_sites:  # the density is of the other sites, and where these are at the points
+        points = joint.draw(joint.args, joint.kwargs)[1]
+        checks += [
+            torch.isclose(value, points[name].to(value)).reshape(len(value), -1).all(-1)
+            for name, value in values.items()
+            if name in joint.point_sites
+        ]
     inside = torch.stack(checks).all(0)
     density = torch.full(inside.shape, -torch.inf, dtype=torch.float64, device=inside.device)
     if bool(inside.any()):

@@ -13,6 +13,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_factor, site_is_sub
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_nf.guides import flow_parts
 from pyro_nf.model import Given, Result, SummedOut, Values, summed
 
 __all__ = ["Facts", "Joint", "Latent", "chunk_size", "is_latent", "log_prob_sum", "pointwise"]
@@ -107,6 +108,11 @@ class Joint:
         """Whether the density is a function of real numbers alone."""
         discrete = any(latent.support.is_discrete for latent in self.latents.values())
         return not (discrete or self.from_prior)
+
+    @property
+    def point_sites(self) -> frozenset[str]:
+        """The latent sites that the guide has at one point each."""
+        return frozenset[str]().union(*(part.point_sites for part in flow_parts(self.guide)))
 
     @contextmanager
     def scope(self) -> Iterator[None]:

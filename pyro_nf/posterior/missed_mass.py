@@ -97,7 +97,7 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
         latent sites, in more than 50 dimensions, for a model that is not vectorized, or a guide
         that cannot score other values than its own draws.
     """
-    if not (model.vectorized and joint.is_smooth) or joint.chunk < FEWEST:
+    if not (model.vectorized and joint.is_smooth) or joint.chunk < FEWEST or joint.point_sites:
         return math.nan
     try:
         packing = Packing.of(

@@ -19,6 +19,7 @@ from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
 from pyro_nf.posterior.finding import Case
 from pyro_nf.posterior.first_run import look
+from pyro_nf.posterior.given_points import given_points
 from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.prediction import draws_for, predict
@@ -131,7 +132,7 @@ class Posterior:
         """
         values, log_p, log_q = self._draws.weighted(_count(n))
         if n > 1:
-            check_width(values)
+            check_width(self._joint, values)
         return log_p - log_q
 
     def diagnose(self, n: int = DRAWS, search: bool = True) -> Diagnosis:
@@ -149,10 +150,10 @@ class Posterior:
         """
         check_count(_count(n))
         values, log_p, log_q = self._draws.weighted(n)
-        check_width(values)
-        weighed = diagnose(log_p - log_q, rounding(values, log_p))
+        check_width(self._joint, values)
+        weighed = diagnose(log_p - log_q, rounding(values, log_p), given_points(self._joint))
         if weighed.verdict != "good" and (again := self._draws.in_double(values)):
-            weighed = diagnose(again[1] - again[2], rounding(*again[:2]))
+            weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(self._joint))
         case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
         return checked(weighed, case) if search else weighed
 
@@ -169,7 +170,7 @@ class Posterior:
             For each latent site a tensor of shape ``(n, *shape)``, in random order.
         """
         values, log_p, log_q = self._draws.weighted(max(PROPOSALS * _count(n), DRAWS))
-        check_width(values)
+        check_width(self._joint, values)
         verdict = diagnose(log_p - log_q)
         if verdict.verdict == "poor":
             warnings.warn(f"resampling cannot repair this: {verdict.message}", stacklevel=2)

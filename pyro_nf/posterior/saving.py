@@ -44,7 +44,8 @@ def pack(joint: Joint, losses: Tensor, message: str) -> dict[str, Any]:
         "message": message,
     }
     if isinstance(guide, FlowGuide):
-        header |= {"flow": guide.formula, "name": guide.prefix}
+        parts = None if guide.parts is None else guide.parts._asdict()
+        header |= {"flow": guide.formula, "name": guide.prefix, "parts": parts}
     params = joint.parameters["params"]
     return {
         "kind": KIND,
@@ -147,7 +148,8 @@ def _new_guide(header: Mapping[str, Any], model: Callable[..., Any], where: str)
     if header["hidden"]:
         model = poutine.block(model, hide=header["hidden"])
     name = None if header["name"] == header["guide"] else header["name"]
-    return AutoFlowGuide(model, header["flow"], name=name)
+    parts = header.get("parts") or {}  # files of 0.1 have none
+    return AutoFlowGuide(model, header["flow"], name=name, **parts)
 
 
 def _fill_module(
