@@ -7,7 +7,7 @@ class FitError(RuntimeError):
     """A fit that could not go on; the message names the site and what to do.
 
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import math, pyro, pyro.distributions as dist
         >>> from pyro_nf import fit
         >>> def model():
         ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
