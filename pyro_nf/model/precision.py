@@ -38,7 +38,7 @@ class _Double(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = pytree.tree_map(_double, (args, kwargs or {}))
-        result = args[0] if func is Tensor.float else func(*args, **kwargs)
+        result = func(*args, **kwargs) if func is not Tensor.float else args[0].double()
         return pytree.tree_map(_double, result) if _is_single(result) else result
 
 

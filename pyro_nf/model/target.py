@@ -14,9 +14,8 @@ from pyro_nf.model.packing import Packing, Unpack
 __all__ = ["Target"]
 
 RANDOM = (
-    "its density is random, of a subsample of the data or of a discrete site that is not summed "
-    "out; for the one let the plate have all its rows, or type fit(..., batches=...), for the "
-    "other elbo=TraceEnum_ELBO()"
+    "its density is random, of a subsample of the data or of numbers that it draws itself; for the "
+    "one let the plate have all its rows, or type fit(..., batches=...), for the others pyro.sample"
 )
 
 
@@ -35,8 +34,8 @@ class Target:
 
     Attributes:
         dim: The dimension D of u.
-        random: Whether the density is: of a subsample of the data, or of discrete latents that
-            the guide does not know.
+        random: Whether the density is: of a subsample of the data, or of numbers that the model
+            draws without a site.
         vectorized: Whether points are evaluated together.
         reason: Why they are not, in words.
     """
@@ -53,8 +52,8 @@ class Target:
         self.packing, self.dim, self.start = packing, packing.dim, start
         self._many = Many(self.one, tolerant=True)
         with torch.no_grad(), poutine.block():
-            twice = torch.stack([self(start), self(start)]).nan_to_num(0.0)
-            near = start + 0.01 * (1 + start.abs())
+            near = start + 0.01 * (1 + start.abs())  # where noise does not cancel by symmetry
+            twice = torch.stack([self(near), self(near)]).nan_to_num(0.0)
             alike = self._many.decide(2, {"u": torch.stack([near, start])})
         self.random = bool(twice[0] != twice[1])
         self.vectorized = alike and not self.random

@@ -14,6 +14,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     diagnosis.py      the verdict: importance weights, and the votes of the checks
     finding.py        what a check is shown of a posterior, and what it finds
     missed_mass.py    a search for mass that the draws have not met
+    improper.py       whether the density falls at all, far away
     chain_drift.py    how far chains of the posterior move away from the draws
     given_points.py   what is to be said where some sites are at points
     summary.py        tables

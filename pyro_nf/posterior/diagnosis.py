@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_nf.posterior.chain_drift import chain_drift
 from pyro_nf.posterior.finding import Case, Finding, Verdict
+from pyro_nf.posterior.improper import improper
 from pyro_nf.posterior.missed_mass import missed_mass
 from pyro_nf.sampling import effective_share, log_mean, smooth, threshold
 
@@ -22,7 +23,7 @@ FEW = 0.5  # effective share below which the draws are not the posterior's, what
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
 
 # Each looks at a case for one thing, and finds None where it cannot look.
-CHECKS: tuple[Callable[[Case], Finding | None], ...] = (missed_mass, chain_drift)
+CHECKS: tuple[Callable[[Case], Finding | None], ...] = (improper, missed_mass, chain_drift)
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,11 @@ def diagnose(
 def checked(weighed: Diagnosis, case: Case) -> Diagnosis:
     """What the weights say, after the votes of all :data:`CHECKS`.
 
-    Where the weights find great fault with a guide nothing else is looked for.
+    Where the weights find great fault with a guide nothing is looked for but its cause.
     """
-    if weighed.verdict == "poor" and weighed.ess < FEW:
-        return weighed
+    lost = weighed.verdict == "poor" and weighed.ess < FEW
     with case.joint.scope(), torch.no_grad():
-        found = [check(case) for check in CHECKS]
+        found = [check(case) for check in ((improper,) if lost else CHECKS)]
     return voted(weighed, [finding for finding in found if finding is not None])
 
 

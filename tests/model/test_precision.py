@@ -43,6 +43,7 @@ def test_a_density_of_large_numbers_is_that_of_a_double_run():
         lambda: nn.Linear(5, 2)(DATA),
         lambda: torch.zeros(3) + torch.tensor([1.0, 2.0, 3.0]),
         lambda: DATA.double().float(),
+        lambda: (DATA > 1).float(),
         lambda: DATA.double().to(torch.float32),
         lambda: vmap(lambda row: row.sum() * torch.ones(()))(DATA.reshape(5, 1)),
     ],
