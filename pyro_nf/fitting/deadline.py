@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = ["Deadline"]
 
@@ -11,16 +13,28 @@ class Deadline:
 
     Arguments:
         seconds: How many; None for no limit.
+
+    Attributes:
+        interrupted: Whether Ctrl-C came before the first step.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self._end = math.inf if seconds is None else time.monotonic() + seconds
         self._pace = 0.0
+        self.interrupted = False
 
     @property
     def is_over(self) -> bool:
         """Whether the time is out."""
         return time.monotonic() >= self._end
+
+    @contextmanager
+    def or_interrupt(self) -> Iterator[None]:
+        """Let Ctrl-C end what is done here, and with it the fit, which returns what there is."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._end, self.interrupted = -math.inf, True
 
     def took(self, seconds: float, steps: int) -> None:
         """Learn how long some steps took, with all that came with them."""

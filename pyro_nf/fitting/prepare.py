@@ -1,7 +1,8 @@
 """All that a run needs: a guide where it starts, an ELBO, a pool perhaps, and a step."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard
@@ -87,7 +88,7 @@ def prepare(
     guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
     if isinstance(guide, AutoFlowGuide) and new:
-        with tqdm(desc="warm start", disable=not options.progress, leave=False):
+        with _stage("warm start", options):
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
     chain_pool = objective = None
     if elbo is None:
@@ -100,7 +101,7 @@ def prepare(
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
     if chain_pool is not None and new and not options.deadline.is_over:
-        with tqdm(desc="exploring", disable=not options.progress, leave=False):
+        with _stage("exploring", options):
             chain_pool.explore()
     step = patiently(lambda: Step(elbo, fitted, guide, args, kwargs, options.anneal, recipe))
     if objective is not None:
@@ -110,6 +111,14 @@ def prepare(
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
     return Setup(guide, options, step, chain_pool, modules, identity)
+
+
+@contextmanager
+def _stage(name: str, options: Options) -> Iterator[None]:
+    """A part of it that takes long: a bar shows its name, and Ctrl-C ends it."""
+    bar = tqdm(desc=name, disable=not options.progress, leave=False)
+    with options.deadline.or_interrupt(), bar:
+        yield
 
 
 # -------------------------------------------------------------------- guide, ELBO, pool

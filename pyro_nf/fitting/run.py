@@ -95,6 +95,8 @@ class Run:
             mininterval=0.1 if watched else self.recipe.log_every,
         ) as bar:
             try:
+                if self.deadline.interrupted:
+                    raise KeyboardInterrupt
                 when_to_compile.begin(self.step, compile, bar)
                 while len(self.losses) < self.schedule.end or self._begin_round():
                     started, begin = time.perf_counter(), len(self.losses)

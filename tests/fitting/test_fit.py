@@ -434,6 +434,20 @@ class TestFailures:
         assert posterior.message.startswith("interrupted after")
         assert 0 < len(posterior.losses) < 120
 
+    @pytest.mark.parametrize("stage", ["AutoFlowGuide.whiten", "chain_pool.ChainPool.explore"])
+    def test_ctrl_c_before_the_first_step_returns_the_start(self, stage, monkeypatch, tmp_path):
+        def stopped(*_):
+            raise KeyboardInterrupt
+
+        where = "pyro_nf.guides.auto_flow." if "whiten" in stage else "pyro_nf.fitting."
+        monkeypatch.setattr(where + stage, stopped)
+        path = tmp_path / "fit.pt"
+        posterior = quiet(regression, X, Y, checkpoint=path)
+        assert posterior.message.startswith("interrupted after 0 steps")
+        assert posterior.draws(3)["beta"].isfinite().all()
+        monkeypatch.undo()
+        assert quiet(regression, X, Y, checkpoint=path).message.startswith("stationary")
+
     @pytest.mark.parametrize(
         ("options", "error", "match"),
         [
