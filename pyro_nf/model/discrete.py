@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_nf.model.bijections import support_of
 from pyro_nf.model.enumeration import drawn_sites, summed
-from pyro_nf.model.handlers import Given
+from pyro_nf.model.handlers import Given, unchecked
 
 __all__ = ["SummedOut"]
 
@@ -93,8 +93,10 @@ class _Apart(Messenger):
             return
         name, fn = msg["name"], msg["fn"]
         self._prior[name] = fn
-        if msg["is_observed"] or name in self.of.names or not self._is_known(name):
+        if msg["is_observed"] or name in self.of.names:
             msg["stop"] = True
+        elif not self._is_known(name):
+            msg["stop"], msg["fn"] = True, unchecked(fn)  # sampled here, perhaps among many
         else:
             msg["fn"] = ImproperUniform(support_of(fn), self._batch(msg), fn.event_shape)
 

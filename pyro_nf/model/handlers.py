@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Binomial, Dirichlet, Distribution
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed", "until"]
+__all__ = ["Blanks", "Given", "LastSite", "Unchecked", "is_computed", "unchecked", "until"]
 
 # What makes a tensor of no draw in particular, which is then written to in place.
 BLANK = {
@@ -49,15 +49,16 @@ class Unchecked(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], Distribution):
-            msg["fn"] = _unchecked(msg["fn"])
+            msg["fn"] = unchecked(msg["fn"])
 
 
-def _unchecked(fn: Distribution) -> Distribution:
+def unchecked(fn: Distribution) -> Distribution:
+    """The same without checks, and with a sampler that can run among many."""
     fn = copy.copy(fn)
     fn._validate_args = False
     for name, value in vars(fn).items():
         if isinstance(value, Distribution):
-            vars(fn)[name] = _unchecked(value)
+            vars(fn)[name] = unchecked(value)
     if isinstance(fn, Dirichlet):  # also within Beta and LKJ; its own rsample has a torch.autograd
         vars(fn)["rsample"] = partial(_sample_dirichlet, fn)  # function that vmap cannot run
     if isinstance(fn, Binomial):

@@ -132,6 +132,22 @@ def test_batches_of_rows_with_a_class_each():
     assert float(share.mean()) == pytest.approx(11 / 42, abs=0.03)  # Beta(11, 31)
 
 
+def test_predictions_without_data_draw_both_from_the_prior():
+    """Rows that are observed nowhere: a count by its own sampler, below all values of a class."""
+
+    def model(size, seen=None):
+        chance = pyro.sample("chance", dist.Beta(30.0, 10.0))
+        with pyro.plate("rows", size):
+            there = pyro.sample("there", dist.Bernoulli(chance))
+            pyro.sample("seen", dist.Binomial(4, 0.5 * there), obs=seen)
+
+    posterior = fit(model, 3, torch.tensor([0.0, 2.0, 0.0]), steps=20, **QUICK)
+    new = posterior.predict(4000, 2)
+    assert float(new["there"].mean()) == pytest.approx(0.75, abs=0.05)
+    assert float(new["seen"].mean()) == pytest.approx(1.5, abs=0.1)
+    assert float(posterior.draws(500)["there"][:, 1].min()) == 1.0  # seen, so there
+
+
 # ---------------------------------------------------------------- sentences
 
 
@@ -216,6 +232,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:no site of the model is observed")
 @pytest.mark.parametrize(("model", "words"), SENTENCES.values(), ids=SENTENCES)
 def test_what_cannot_be_summed_out_is_a_sentence(model, words):
     with pytest.raises(ValueError, match=f"(?s){words}"):

@@ -406,6 +406,34 @@ def test_discrete_sites_are_summed_out():
     predicted = posterior.predict(200)
     assert predicted["z"].shape == (200, 6)
     assert predicted["z"].unique().tolist() == [0, 1]
+    # By Bayes' formula, given one draw of the rest.
+    draws = posterior.draws(1)
+    loc, weight = draws["loc"][0], draws["weight"][0]
+    chance = (dist.Normal(loc, 1.0).log_prob(DATA[:1, None]) + weight.log()).softmax(-1)[0, 1]
+    rest = {"loc": draws["loc"], "weight": draws["weight"]}
+    many = {name: value.expand(4000, *value.shape[1:]) for name, value in rest.items()}
+    drawn = posterior._draws.completed(many)["z"][:, 0].double().mean()
+    assert float(drawn) == pytest.approx(float(chance), abs=4 * 0.5 / 4000**0.5)
+    assert posterior.resample(7)["z"].shape == (7, 6)
+
+
+def test_arviz_has_the_discrete_sites_with_the_others():
+    pytest.importorskip("arviz")
+
+    def model(data):
+        chance = pyro.sample("chance", dist.Beta(1.0, 1.0))
+        with pyro.plate("data", len(data)):
+            z = pyro.sample("z", dist.Bernoulli(chance))
+            mean = pyro.deterministic("mean", 3 * z)
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=data)
+
+    guide = AutoNormal(poutine.block(model, hide=["z"]))
+    guide(DATA)
+    data = Posterior(model, guide, DATA).to_arviz(50)
+    assert set(data["posterior"].data_vars) == {"chance", "z", "mean"}
+    assert data["posterior"]["z"].dims == ("chain", "draw", "data")
+    assert bool((data["posterior"]["mean"] == 3 * data["posterior"]["z"]).all())
+    assert set(data["posterior_predictive"].data_vars) == {"x"}
 
 
 def test_a_markov_chain_is_summed_out():
