@@ -414,7 +414,6 @@ def test_discrete_sites_are_summed_out():
     many = {name: value.expand(4000, *value.shape[1:]) for name, value in rest.items()}
     drawn = posterior._draws.completed(many)["z"][:, 0].double().mean()
     assert float(drawn) == pytest.approx(float(chance), abs=4 * 0.5 / 4000**0.5)
-    assert posterior.resample(7)["z"].shape == (7, 6)
 
 
 def test_arviz_has_the_discrete_sites_with_the_others():
