@@ -9,10 +9,12 @@ import argparse
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import affine_autoregressive, iterated, planar, radial
 from pyro.infer import SVI, Trace_ELBO
@@ -21,6 +23,7 @@ from pyro.optim import Adam
 from timing import race, table
 
 from pyro_nf import AutoFlowGuide, make_flow
+from pyro_nf.engines import quick
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.fitting.step import Step
 
@@ -77,6 +80,44 @@ def compiled(rounds):
         cells = [f"{ready[tier]:.1f}", f"{times[tier] * 1e3:.3f}", f"{base / times[tier]:.1f}"]
         rows.append([f"pyro_nf, {tier}", *cells, wanted])
     return rows
+
+
+def scripted(rounds):
+    """The quick tier beside torch.jit.trace, which it was before torch ended that."""
+    rows = [["quick, 64 particles", "nodes", "ready [s]", "step [ms]", "TorchScript [ms]", "ratio"]]
+    models = {"eight schools": (eight_schools, DATA), "D = 1": (one, (torch.arange(20.0),))}
+    models["26 coefficients"] = regression, (torch.randn(200, 26), torch.arange(200.0) % 2)
+    for name, (model, data) in models.items():
+        pyro.clear_param_store()
+        step = Step(elbo(64), model, AutoFlowGuide(model).setup(*data), data)
+        inputs, graph = step._inputs, step._trace()
+        start = time.perf_counter()
+        ours = quick(graph, inputs)
+        ready = time.perf_counter() - start
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the end of TorchScript
+            copies = tuple(tensor.clone() for tensor in inputs)
+            theirs = torch.jit.trace(lambda *t, g=graph: g(*t)[0], copies, check_trace=False)
+        runners = {"ours": partial(ours, inputs), "script": partial(theirs, *inputs)}
+        times = race(runners, calls=20, rounds=2 * rounds)
+        cells = [f"{times[key] * 1e3:.3f}" for key in ("ours", "script")]
+        ratio = f"{times['ours'] / times['script']:.2f}"
+        rows.append([name, str(len(graph.graph.nodes)), f"{ready:.2f}", *cells, ratio])
+    return rows
+
+
+def one(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+def regression(covariates, y):
+    with pyro.plate("coefficients", 26):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        logits = (b.unsqueeze(-2) @ covariates.T).squeeze(-2)
+        pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
 
 
 class Rival:
@@ -154,6 +195,7 @@ def main():
     print(table(eager(rounds)), "\n")
     print(table(inverse(rounds)), "\n")
     print(table(compiled(rounds)), "\n", flush=True)
+    print(table(scripted(rounds)), "\n", flush=True)
     if options.numpyro:
         print(table(numpyro(options.numpyro, rounds)))
     else:

@@ -1,13 +1,19 @@
 """A function as a graph of the operations that it runs, and what runs such a graph.
 
 Whatever is done a thousand times, a step of a fit or of a Markov chain, is recorded once and then
-run without Python. A graph is compared with the function before it takes its place. Knows tensors
-and torch, and nothing of models, flows or guides.
+run without its own Python. A graph is compared with the function before it takes its place. Knows
+tensors and torch, and nothing of models, flows or guides.
 
     record.py    one run of a function, written down below autograd
     graph.py     the same without what computes nothing, or nothing new
-    backends.py  TorchScript, ready in a second; inductor, an order faster later
+    source.py    a graph as a Python function of a line for each operation
+    backends.py  that function, ready at once; inductor, a few times faster later
     tracing.py   a function by its graph, where that is the same; what must hold while it is traced
+
+**No TorchScript.** It ran a graph in 0.75 to 0.9 of the time of the Python function that does it
+now (`benchmarks/steps.py`), was ready later, and torch ends it. What makes the function quick: it
+runs below autograd, calls torch's bindings in C++ rather than operations by their schema, and has
+tensors where the graph has numbers, of which torch makes a tensor each time.
 
 **Tensors are traced by identity.** While a step is traced, the model and guide run unchanged;
 parameters and data are inputs of the graph wherever the code takes them from, because tracing knows

@@ -1,4 +1,4 @@
-"""What runs a traced step: TorchScript, ready in a second, or inductor, an order faster later.
+"""What runs a traced step: a Python function, ready at once, or inductor, a few times faster later.
 
 Both take the graph of a step and its inputs, and return a function of the inputs that changes
 them in place and returns the loss. Neither changes a setting of the process.
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_nf.engines.graph import shape_of, tidy
+from pyro_nf.engines.source import python_function
 
 __all__ = ["Engine", "full", "quick"]
 
@@ -21,13 +22,15 @@ SMALL = 100_000  # elements of the largest tensor, up to which one thread is the
 
 
 def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
-    """TorchScript: no Python between the operations, which stay one call each."""
-    scripted = torch.jit.trace(
-        lambda *tensors: module(*tensors),
-        tuple(tensor.clone() for tensor in inputs),
-        check_trace=False,
-    )
-    return lambda tensors: scripted(*tensors)[0]
+    """A Python function of the operations, which stay one call each, below autograd."""
+    run = python_function(module, inputs)
+
+    def engine(tensors: Sequence[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            result = run(*tensors)
+        return result.clone()  # a tensor like others, which autograd takes
+
+    return engine
 
 
 def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:

@@ -46,6 +46,18 @@ def mutates(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
+_aten = torch.ops.aten
+# They take a tensor for its shape, its dtype and its device alone.
+_OF_SHAPES = {
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+}
+
+
 class _Recorder(TorchDispatchMode):
     """Sees each operation below autograd, runs it, and writes it down."""
 
@@ -69,7 +81,9 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         nodes = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         varies = torch.Tag.nondeterministic_seeded in func.tags or any(
-            node.meta["varies"] for node in pytree.tree_leaves(nodes) if isinstance(node, Node)
+            node.meta["varies"]
+            for node in pytree.tree_leaves(nodes)
+            if isinstance(node, Node) and func not in _OF_SHAPES
         )
         if varies and torch.Tag.data_dependent_output in func.tags:
             raise NotImplementedError(f"{func} takes a value out of a tensor")

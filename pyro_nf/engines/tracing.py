@@ -1,6 +1,5 @@
 """A function traced once, and what must hold while it is."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -89,9 +88,7 @@ def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
     try:
         with pyro.validation_enabled(False), NothingLeavesTheGraph():
             graph = tidy(record(function, [example]))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of what torch deprecates of itself
-                engine = quick(graph, [example])
+            engine = quick(graph, [example])
             other = 0.9 * example
             same = torch.allclose(engine([other]), function(other), rtol=1e-4, equal_nan=True)
     except Exception:  # a user's code, of which tracing may ask too much
@@ -100,7 +97,7 @@ def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
     def run(value: Tensor) -> Tensor:
         try:
             return engine([value])
-        except RuntimeError:  # for some rows, which the function may tell from the others
+        except (RuntimeError, IndexError):  # for some rows, that the function may tell from others
             return function(value)
 
     return run if same else function

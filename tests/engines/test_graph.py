@@ -1,6 +1,5 @@
 """A graph without what computes nothing: the same function still."""
 
-import pytest
 import torch
 
 from pyro_nf.engines.backends import quick
@@ -18,9 +17,7 @@ def test_a_recorded_function_runs_on_other_values():
     x, y = torch.randn(3), torch.randn(3)
     graph = tidy(record(function, [x]))
     torch.testing.assert_close(graph(y)[0], function(y))
-    with pytest.warns(DeprecationWarning, match=r"torch.jit"):
-        engine = quick(graph, [x])
-    torch.testing.assert_close(engine([y]), function(y))
+    torch.testing.assert_close(quick(graph, [x])([y]), function(y))
 
 
 def test_a_matrix_is_not_transposed_to_and_fro():

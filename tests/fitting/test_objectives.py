@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -83,9 +82,7 @@ def test_the_loss_of_wide_draws_is_that_of_the_guides_own(guide):
         own = guide.get_posterior().log_prob(draws) - target(draws)
     flow, none = guide.get_transform(), torch.zeros(())
     graph = tidy(record(lambda _: wide(target, flow, 5, RECIPE)[0], [none]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch deprecates of itself
-        loss = quick(graph, [none])  # which draws anew at each run
+    loss = quick(graph, [none])  # which draws anew at each run
     found = torch.stack([loss([none]) for _ in range(20_000)])
     error = math.hypot(float(own.std()) / len(own) ** 0.5, float(found.std()) / len(found) ** 0.5)
     assert abs(float(found.mean() - own.mean())) < 4 * error
