@@ -6,17 +6,24 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_nf.model.failures import patiently
 from pyro_nf.model.many import Many, Result, Values, by_loop
 from pyro_nf.model.packing import Packing, Unpack
 
 __all__ = ["Target"]
 
 RANDOM = (
-    "its density is random, of a subsample of the data or of numbers that it draws itself; for the "
-    "one let the plate have all its rows, or type fit(..., batches=...), for the others pyro.sample"
+    "its density is random, of a subsample of the data or of a site that the guide lacks; let the "
+    "plate have all its rows, or type fit(..., batches=...)"
 )
+NOISE = (
+    "its density is random, of numbers that the model draws outside of pyro.sample; sample them, "
+    "as a site, or draw them once before the fit"
+)
+WIDTHS = (0.0, 0.01, 0.3, 1.0)  # of points at which it is run twice: at the start noise may cancel
 
 
 class Target:
@@ -34,8 +41,8 @@ class Target:
 
     Attributes:
         dim: The dimension D of u.
-        random: Whether the density is: of a subsample of the data, or of numbers that the model
-            draws without a site.
+        random: Whether the density is: of a subsample of the data, of sites that the guide lacks,
+            or of numbers that the model draws outside of pyro.sample.
         vectorized: Whether points are evaluated together.
         reason: Why they are not, in words.
     """
@@ -52,12 +59,11 @@ class Target:
         self.packing, self.dim, self.start = packing, packing.dim, start
         self._many = Many(self.one, tolerant=True)
         with torch.no_grad(), poutine.block():
-            near = start + 0.01 * (1 + start.abs())  # where noise does not cancel by symmetry
-            twice = torch.stack([self(near), self(near)]).nan_to_num(0.0)
+            self.random = self._is_random()
+            near = start + 0.01 * (1 + start.abs())
             alike = self._many.decide(2, {"u": torch.stack([near, start])})
-        self.random = bool(twice[0] != twice[1])
+            self.reason = self._cause() if self.random else self._many.reason
         self.vectorized = alike and not self.random
-        self.reason = RANDOM if self.random else self._many.reason
 
     @classmethod
     def of(
@@ -108,6 +114,26 @@ class Target:
         with poutine.block():
             numbers, values = function(len(points), {"u": points})
         return _of(points, numbers), values
+
+    def _is_random(self) -> bool:
+        """Whether the density differs from run to run, at one of some points around the start."""
+        generator = torch.Generator().manual_seed(0)
+        for width in WIDTHS:
+            aside = torch.randn(self.dim, generator=generator).to(self.start)
+            u = self.start + width * aside
+            if bool(self(u).nan_to_num(0.0) != self(u).nan_to_num(0.0)):
+                return True
+        return False
+
+    def _cause(self) -> str:
+        """Of what it is random, in words."""
+        trace = patiently(lambda: self.trace(self.start)[0])
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample" or node["is_observed"] or name in self.packing.shapes:
+                continue
+            if not (site_is_subsample(node) and len(node["value"]) == node["fn"].size):
+                return RANDOM
+        return NOISE
 
     def one(self, values: Values) -> Result:
         """The log density at the one point ``"u"``, by one run of the model."""

@@ -15,6 +15,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     finding.py        what a check is shown of a posterior, and what it finds
     missed_mass.py    a search for mass that the draws have not met
     improper.py       whether the density falls at all, far away
+    own_noise.py      whether the density is the same from run to run
     chain_drift.py    how far chains of the posterior move away from the draws
     given_points.py   what is to be said where some sites are at points
     summary.py        tables

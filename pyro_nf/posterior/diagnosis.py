@@ -11,6 +11,7 @@ from pyro_nf.posterior.chain_drift import chain_drift
 from pyro_nf.posterior.finding import Case, Finding, Verdict
 from pyro_nf.posterior.improper import improper
 from pyro_nf.posterior.missed_mass import missed_mass
+from pyro_nf.posterior.own_noise import own_noise
 from pyro_nf.sampling import effective_share, log_mean, smooth, threshold
 
 __all__ = ["CHECKS", "GOOD", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
@@ -157,13 +158,24 @@ def diagnose(
     return voted(weighed, [*spoilt, *found])
 
 
-def checked(weighed: Diagnosis, case: Case) -> Diagnosis:
+def checked(weighed: Diagnosis, case: Case, search: bool) -> Diagnosis:
     """What the weights say, after the votes of all :data:`CHECKS`.
 
-    Where the weights find great fault with a guide nothing is looked for but its cause.
+    Where the weights find great fault with a guide nothing is looked for but its cause; where the
+    density is random they say nothing.
+
+    Arguments:
+        weighed: What the weights say.
+        case: The guide and its draws.
+        search: Whether to make the checks, which take time.
     """
     lost = weighed.verdict == "poor" and weighed.ess < FEW
     with case.joint.scope(), torch.no_grad():
+        noise = own_noise(case)
+        if noise is not None:
+            return voted(weighed, [noise])
+        if not search:
+            return weighed
         found = [check(case) for check in ((improper,) if lost else CHECKS)]
     return voted(weighed, [finding for finding in found if finding is not None])
 

@@ -155,7 +155,7 @@ class Posterior:
         if weighed.verdict != "good" and (again := self._draws.in_double(values)):
             weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(self._joint))
         case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
-        return checked(weighed, case) if search else weighed
+        return checked(weighed, case, search)
 
     def resample(self, n: int) -> dict[str, Tensor]:
         """Draws that are corrected by Pareto-smoothed importance resampling.

@@ -244,6 +244,25 @@ def test_a_minibatch_has_no_weights():
     assert posterior.predict(3, Y.float(), 4)["y"].shape == (3, 4)
 
 
+@pytest.mark.parametrize("search", [True, False])
+def test_noise_of_the_model_is_never_good(search):
+    def model():
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("noise", 0.1 * torch.randn(()))
+
+    pyro.set_rng_seed(0)
+    guide = AutoNormal(model, init_scale=1.0)  # the posterior, but for the noise
+    guide()
+    diagnosis = Posterior(model, guide).diagnose(1000, search)
+    assert diagnosis.k_hat < 0.5
+    assert diagnosis.ess > 0.9
+    assert diagnosis.verdict == "poor"
+    assert "outside of pyro.sample" in diagnosis.message
+    # Two runs differ by a normal number of variance 2 * 0.1**2; its size has mean 0.113, and that
+    # of 32 of them a standard error of 0.015.
+    assert abs(diagnosis.findings[0].value - 0.1 * 2 / math.sqrt(math.pi)) < 4 * 0.015
+
+
 def test_a_heavy_tail_of_nearly_equal_weights_is_no_fault():
     torch.manual_seed(0)
     tail = torch.distributions.StudentT(1.6).sample((4000,)).abs()
