@@ -125,7 +125,7 @@ def test_both_gradients_have_the_same_mean(formula):
     [Trace_ELBO(), TraceGraph_ELBO(), TraceEnum_ELBO(), JitTrace_ELBO(ignore_jit_warnings=True)],
     ids=lambda elbo: type(elbo).__name__,
 )
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
 def test_every_linear_elbo_has_it(elbo):
     def standard():

@@ -25,7 +25,7 @@ from torch import nn
 from pyro_nf import AmortizedFlowGuide, AutoFlowGuide, fit
 
 # Pyro's JIT runs on torch.jit.trace, which torch has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
 
 N, BATCH, MU = 1000, 10, 3.0
 

@@ -48,7 +48,7 @@ from pyro_nf.flows import Diag, Planar
 
 # Pyro's JIT runs on torch.jit.trace, which torch has deprecated.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit"),
     pytest.mark.filterwarnings("ignore:.*the guide uses the total gradient"),
 ]
 

@@ -17,7 +17,7 @@ from pyro.optim import Adam
 
 from pyro_nf import AutoFlowGuide, Posterior, fit
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
 
 BENT, WIDTH, OBSERVED = "bent.*", 0.3, 2.0
 Y = torch.linspace(-2.0, 2.0, 200)
