@@ -17,7 +17,7 @@ from pyro_nf.guides.points import Points
 from pyro_nf.guides.supports import DependentSupports
 from pyro_nf.guides.vector_guide import VectorGuide
 from pyro_nf.model import Bijected, Packing, Target, explain_dtypes, sites, startable
-from pyro_nf.sampling import find_coordinates
+from pyro_nf.sampling import find_coordinates, mean_field
 
 __all__ = ["AutoFlowGuide"]
 
@@ -165,8 +165,8 @@ class AutoFlowGuide(VectorGuide):
         For a new guide, before training: a normal approximation :math:`N(m, L L^\top)` is found
         by the mode and the curvature there, or by natural gradients, and the guide becomes
         :math:`u = m + L (\mu + e^s f(\epsilon))` with :math:`\mu = s = 0`. Where the model's
-        density is random, as with subsampled data, or no approximation is found, the guide stays
-        as it is.
+        density is random, as with subsampled data, the guide stays as it is; in more than 500
+        dimensions L is diagonal.
 
         Where normal latents have a scale that depends on other latents, as in a hierarchy, or a
         mean that is bent, u is made of such coordinates by
@@ -194,8 +194,13 @@ class AutoFlowGuide(VectorGuide):
     def whiten(self, target: Target) -> None:
         """The same, for a posterior whose density is at hand."""
         scale = torch.full_like(target.start, self._init_scale)
-        found = None if target.random else find_coordinates(target, target.start, scale)
-        if found is not None:
+        if target.random:
+            return
+        looped = not target.vectorized
+        found = find_coordinates(target, target.start, scale, looped)
+        if found is None:
+            self.flow.move(*mean_field(target, target.start, scale, looped))
+        else:
             found = untied(target, self.hierarchy, found)
             self.flow.move(found.shift, found.scale_tril)
 

@@ -160,10 +160,12 @@ class Stack(Chain):
 
         Arguments:
             shift: With shape ``(D,)``.
-            scale_tril: A triangular matrix, with shape ``(D, D)``.
+            scale_tril: A triangular matrix, with shape ``(D, D)``, or its diagonal, ``(D,)``.
         """
         first, *rest = self._maps
-        if self.columns is not None:
+        if scale_tril.dim() == 1:
+            self._maps[-1].set(shift, scale_tril)
+        elif self.columns is not None:
             block, size = _blocks(scale_tril, self.columns)
             first.set(torch.zeros_like(block[0]), block / size[self.columns].unsqueeze(-1))
             rest[0].set(shift, size)

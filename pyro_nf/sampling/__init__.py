@@ -5,6 +5,7 @@ in a flow's coordinates; importance weights say what draws are worth. Knows no g
 training.
 
     normal.py      the normal approximation with the best bound
+    mean_field.py  one of independent numbers, in many dimensions
     modes.py       many climbs, the summits they reach, draws of a posterior of several
     chains.py      Hamiltonian Monte Carlo, many short chains side by side
     importance.py  Pareto-smoothed weights, k-hat, resampling
@@ -18,6 +19,7 @@ from pyro_nf.sampling.importance import log_mean as log_mean
 from pyro_nf.sampling.importance import resampled as resampled
 from pyro_nf.sampling.importance import smooth as smooth
 from pyro_nf.sampling.importance import threshold as threshold
+from pyro_nf.sampling.mean_field import mean_field as mean_field
 from pyro_nf.sampling.modes import MAX_DIM as MAX_DIM
 from pyro_nf.sampling.modes import Summits as Summits
 from pyro_nf.sampling.modes import explore as explore

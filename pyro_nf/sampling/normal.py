@@ -19,6 +19,9 @@ MAX_DENSE = 500  # dimensions up to which a full covariance pays
 LOOKS = 100  # points to look at for one of positive density
 CLIMB = 200  # iterations of L-BFGS towards the mode
 ROUNDS = 80  # iterations of the normal approximation
+HALF = 128  # draws of one, besides D of them, and as many mirrored
+LOOPED = 5000  # draws of all, where each costs a run of the model
+LEAST = 5  # iterations all the same
 BRIEF = 25  # of them, until it is asked whether one that starts elsewhere is far better
 RATE = 0.5  # of the way to where their estimates point
 FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
@@ -46,7 +49,9 @@ class Coordinates(NamedTuple):
     ess: float
 
 
-def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> Coordinates | None:
+def find_coordinates(
+    log_density: LogDensity, start: Tensor, scale: Tensor, looped: bool = False
+) -> Coordinates | None:
     r"""The normal approximation with the best of the evidence lower bounds that two ways lead to.
 
     One starts at the mode, with the curvature there (Laplace), which finds scales that differ by
@@ -60,6 +65,7 @@ def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> C
         start: Where to start, with shape ``(D,)``.
         scale: A triangular root of the covariance to start with, with shape ``(D, D)``, or its
             diagonal alone, ``(D,)``.
+        looped: Whether each point costs a run of its own: then fewer are looked at.
 
     Returns:
         The approximation, made wider where it is not near; None if the dimension is too high for
@@ -68,14 +74,15 @@ def find_coordinates(log_density: LogDensity, start: Tensor, scale: Tensor) -> C
     if len(start) > MAX_DENSE:
         return None
     start = possible(log_density, start)
+    most = max(LEAST, LOOPED // (2 * (HALF + len(start)))) if looped else ROUNDS
     found: list[Coordinates] = []
     mode = climb(log_density, start)
     if mode is not None:
-        rounds = fit_normal(log_density, mode, curvature(log_density, mode))
+        rounds = fit_normal(log_density, mode, curvature(log_density, mode), most)
         found += deque(islice(rounds, BRIEF), 1)
     if not found or found[0].ess < GOOD:
         tril = scale.diag() if scale.dim() == 1 else scale
-        found += deque(fit_normal(log_density, start, tril), 1)
+        found += deque(fit_normal(log_density, start, tril, most), 1)
     if len(found) == 2 and not found[0].elbo < found[1].elbo - len(start):
         found += deque(rounds, 1)
     best = max(found, key=lambda coordinates: coordinates.elbo)
@@ -147,7 +154,9 @@ def lower(root: Tensor) -> Tensor:
     return (upper * upper.diagonal().sign().unsqueeze(-1)).mT
 
 
-def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator[Coordinates]:
+def fit_normal(
+    log_density: LogDensity, shift: Tensor, tril: Tensor, most: int = ROUNDS
+) -> Iterator[Coordinates]:
     r"""Natural-gradient steps of a normal approximation, and after each round the best so far.
 
     In standard coordinates z, where the approximation is N(0, I) and g is the gradient of the
@@ -167,9 +176,9 @@ def fit_normal(log_density: LogDensity, shift: Tensor, tril: Tensor) -> Iterator
     generator = torch.Generator(shift.device).manual_seed(0)
     centre = float(_scored(log_density, shift.unsqueeze(0))[0])
     here = shift, tril, torch.zeros_like(tril), torch.zeros_like(shift)
-    for _ in range(ROUNDS):
+    for _ in range(most):
         half = torch.randn(
-            128 + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
+            HALF + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
         )
         z = torch.cat([half, -half])
         value, gradient = _scored(log_density, shift + z @ tril.mT)

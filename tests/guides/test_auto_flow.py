@@ -896,3 +896,15 @@ def test_what_is_frozen_stays_while_the_rest_is_trained():
     train(model, guide, DATA, steps=3)
     assert not any(moved(planar, before[0]))
     assert all(moved(affine, before[1]))
+
+
+def test_above_500_dimensions_a_guide_starts_from_independent_numbers():
+    middle = torch.linspace(-3.0, 3.0, 600)
+
+    def many():
+        pyro.sample("x", dist.Normal(middle, torch.linspace(0.1, 2.0, 600)).to_event(1))
+
+    guide = AutoFlowGuide(many, "affine_coupling*2", init_loc_fn=init_to_feasible).warm_start()
+    mean, scale = (part.detach() for part in guide._loc_scale())
+    assert float((mean - middle).abs().max()) < 0.1
+    assert float((scale / torch.linspace(0.1, 2.0, 600)).log().abs().max()) < 0.2

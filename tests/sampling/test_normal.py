@@ -96,10 +96,10 @@ def test_where_nothing_is_finite_there_is_no_approximation():
 def test_rounds_from_the_mode_end_early_where_others_are_far_ahead(monkeypatch, behind, expected):
     taken = []
 
-    def fit_normal(_, shift, tril):
+    def fit_normal(_, shift, tril, most):
         taken.append(0)
         own = len(taken) - 1
-        for _ in range(ROUNDS):
+        for _ in range(most):
             taken[own] += 1
             yield Coordinates(shift, tril, -behind if own == 0 else 0.0, 0.1)
 
