@@ -5,14 +5,18 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import is_identically_zero
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.traceenum_elbo import _compute_dice_elbo
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
 from pyro_nf.model import Given, Many, Result, Values, by_vmap, patiently
 
-__all__ = ["Estimate", "ManyParticles", "estimate", "parameters_of"]
+__all__ = ["Estimate", "ManyParticles", "PlainSum", "estimate", "parameters_of"]
 
 Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 
@@ -47,6 +51,34 @@ def estimate(
     return torch.as_tensor(elbo.loss_and_grads(model, guide, *args, **kwargs)), None
 
 
+class PlainSum(Trace_ELBO):
+    """``Trace_ELBO`` for models whose batches stand in no plate: their log densities are summed.
+
+    Pyro refuses such a site, since its estimate for draws without a gradient needs to know what is
+    independent. Where the guide has none, the sum is right with plates or without.
+    """
+
+    def _get_trace(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace)
+        traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        traces[0].compute_log_prob()
+        traces[1].compute_score_parts()
+        drawn = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
+        if not all(is_identically_zero(site["score_parts"].score_function) for site in drawn):
+            return super()._get_trace(model, guide, args, kwargs)
+        return traces
+
+
 class ManyParticles(Trace_ELBO):
     """``Trace_ELBO`` whose particles run together, each as if alone: the user never broadcasts.
 
@@ -56,7 +88,7 @@ class ManyParticles(Trace_ELBO):
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss by one particle."""
-        return float(Trace_ELBO().loss(model, guide, *args, **kwargs))
+        return float(PlainSum().loss(model, guide, *args, **kwargs))
 
     def estimate(
         self,
@@ -107,7 +139,7 @@ def _one_particle(
 
     def one(_: Values) -> Result:
         with NothingLeavesTheGraph():
-            loss, surrogate = estimate(Trace_ELBO(), model, guide, args, kwargs)
+            loss, surrogate = estimate(PlainSum(), model, guide, args, kwargs)
         assert surrogate is not None  # this ELBO has one
         return loss, {"surrogate": surrogate}
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeGuard
 
 from pyro import poutine
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
+from pyro.infer import ELBO, RenyiELBO
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,7 +19,7 @@ from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
 from pyro_nf.fitting.discrete import summed_out
-from pyro_nf.fitting.elbo import Estimate, ManyParticles
+from pyro_nf.fitting.elbo import Estimate, ManyParticles, PlainSum
 from pyro_nf.fitting.objectives import drawn
 from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.recipe import Recipe
@@ -170,14 +170,14 @@ def _default_elbo(
     if any(isinstance(part, AmortizedFlowGuide) for part in flow_parts(guide)):
         particles = particles or 1  # there is one for each row
     if particles == 1:
-        return Trace_ELBO()
+        return PlainSum()
     if target is not None and _is_plain(target, options):
         refusal = target.reason
     else:
         refusal = ManyParticles.refusal(model, guide, args, kwargs)
     if refusal:
         _tell_slow(refusal)
-        return Trace_ELBO(num_particles=particles or recipe.looped_particles)
+        return PlainSum(num_particles=particles or recipe.looped_particles)
     affordable = min(recipe.particles, int(recipe.particles * recipe.cheap / max(cost, 1)))
     return ManyParticles(num_particles=particles or max(recipe.few_particles, affordable))
 
