@@ -28,6 +28,7 @@ class Adam:
         square: That of their squares.
         count: The number of updates, a scalar.
         lr: The learning rate, a scalar to fill.
+        rates: What it is times for each parameter, with shape ``(P,)``; None for one.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Adam:
         self.square = torch.zeros_like(self.mean)
         self.count = torch.zeros((), dtype=dtype, device=like.device)
         self.lr = torch.zeros_like(self.count)
+        self.rates: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
         """The state: mean, square and count."""
@@ -78,6 +80,8 @@ class Adam:
         self.square.lerp_(gradient.mul_(gradient), fine * (1 - of_square))
         change = gradient.copy_(self.square).sqrt_().mul_(root).add_(self.epsilon)
         change.reciprocal_().mul_(self.mean).mul_(rate)
+        if self.rates is not None:
+            change.mul_(self.rates)
         for leaf, part in zip(
             self.leaves, change.split([leaf.numel() for leaf in self.leaves]), strict=True
         ):

@@ -15,8 +15,17 @@ from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
 from pyro_nf.model import Given, Many, Result, Values, by_vmap, patiently
+from pyro_nf.randomness import kept_random_state
 
-__all__ = ["Estimate", "ManyParticles", "PlainSum", "estimate", "parameters_of"]
+__all__ = [
+    "Estimate",
+    "ManyParticles",
+    "PlainSum",
+    "estimate",
+    "not_of",
+    "parameters_of",
+    "parameters_seen",
+]
 
 Estimate = tuple[Tensor, Tensor | None]  # a loss, and what has its gradient
 
@@ -154,8 +163,13 @@ def parameters_of(
     kwargs: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """The unconstrained parameters that one run of model and guide uses, each under one name."""
+    return parameters_seen(lambda: elbo.loss(model, guide, *args, **kwargs))
+
+
+def parameters_seen(run: Callable[[], Any]) -> dict[str, Tensor]:
+    """The unconstrained parameters that a run uses, each under one name."""
     with poutine.trace(param_only=True) as capture:
-        elbo.loss(model, guide, *args, **kwargs)
+        run()
     leaves: dict[int, tuple[str, Tensor]] = {}
     for name, site in capture.trace.nodes.items():
         value = site["value"]
@@ -163,3 +177,16 @@ def parameters_of(
         if leaf.requires_grad:
             leaves.setdefault(id(leaf), (name, leaf))
     return dict(leaves.values())
+
+
+def not_of(
+    guide: Callable[..., Any],
+    data: tuple[Sequence[Any], Mapping[str, Any]],
+    leaves: Sequence[Tensor],
+) -> list[int]:
+    """The places of the parameters that a run of the guide does not use, and are the model's."""
+    args, kwargs = data
+    with kept_random_state():
+        found = patiently(lambda: parameters_seen(lambda: guide(*args, **kwargs)))
+    known = {id(leaf) for leaf in found.values()}
+    return [place for place, leaf in enumerate(leaves) if id(leaf) not in known]

@@ -18,7 +18,7 @@ from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
-from pyro_nf.posterior import Posterior
+from pyro_nf.posterior import Posterior, still
 from pyro_nf.randomness import seeded
 
 __all__ = ["fit"]
@@ -65,6 +65,11 @@ def fit(
 
     Discrete latents that can be enumerated are summed out, also where a guide that is given lacks
     them; the posterior's draws have them, given the others.
+
+    Parameters of the model, ``pyro.param`` or those of a module, are trained beside the guide. If
+    they are up to 100 numbers, they start where the evidence of a normal approximation is largest,
+    and the last round is repeated, up to 4 times, while they still move; if they do at the end, a
+    warning names them, and the posterior is not called good.
 
     A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
     A run of which most steps fail, or whose loss rises far above its best, returns to its best
@@ -155,5 +160,7 @@ def fit(
         run.go(compile)
     posterior = Posterior(model, setup.guide, *first, **kwargs)
     posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
-    posterior.message = run.state.message
+    posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
+    if posterior.moving:
+        warnings.warn(still(posterior.moving), stacklevel=2)
     return posterior

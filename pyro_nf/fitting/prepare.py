@@ -3,14 +3,14 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
 
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO
 from pyro.infer.autoguide.guides import AutoContinuous
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_nf.checks import instance
@@ -19,7 +19,8 @@ from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
 from pyro_nf.fitting.discrete import summed_out
-from pyro_nf.fitting.elbo import Estimate, ManyParticles, PlainSum
+from pyro_nf.fitting.elbo import Estimate, ManyParticles, PlainSum, parameters_seen
+from pyro_nf.fitting.model_parameters import climb
 from pyro_nf.fitting.objectives import drawn
 from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.recipe import Recipe
@@ -87,8 +88,11 @@ def prepare(
     seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted
     guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
+    own = [] if target is None else _own_parameters(target)
     if isinstance(guide, AutoFlowGuide) and new:
         with _stage("warm start", options):
+            if target is not None:
+                climb(target, own, recipe)
             guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
     chain_pool = objective = None
     if elbo is None:
@@ -96,11 +100,11 @@ def prepare(
         elbo = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
             chain_pool = _chain_pool(
-                guide, target, elbo.num_particles, recipe, cheap=cost <= recipe.cheap
+                guide, target, elbo.num_particles, recipe, cost <= recipe.cheap, bool(own)
             )
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
-    if chain_pool is not None and new and not options.deadline.is_over:
+    if chain_pool is not None and new and not own and not options.deadline.is_over:
         with _stage("exploring", options):
             chain_pool.explore()
     step = patiently(lambda: Step(elbo, fitted, guide, args, kwargs, options.anneal, recipe))
@@ -199,12 +203,23 @@ def _tell_slow(refusal: str) -> None:
     warnings.warn(f"the model runs one draw at a time, which is slow: {refusal}", stacklevel=5)
 
 
+def _own_parameters(target: Target) -> list[Tensor]:
+    """The unconstrained parameters of the model."""
+    run = partial(target.one, {"u": target.start})
+    return list(parameters_seen(lambda: patiently(run)).values())
+
+
 def _chain_pool(
-    guide: Guide, target: Target, particles: int, recipe: Recipe, cheap: bool
+    guide: Guide, target: Target, particles: int, recipe: Recipe, cheap: bool, parameters: bool
 ) -> ChainPool | None:
-    """A pool, still empty, if there can be one for this guide."""
+    """A pool, still empty, if there can be one for this guide.
+
+    The gradient of a model's parameters is of the guide's own draws, not of wider ones.
+    """
     if not isinstance(guide, AutoFlowGuide) or not ChainPool.is_possible(guide, target):
         return None
+    if parameters:
+        recipe = replace(recipe, wider=0.0)
     return ChainPool(guide, target, particles, recipe, cheap)
 
 

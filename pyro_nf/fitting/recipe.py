@@ -50,6 +50,23 @@ class Recipe:
     # Standard error of such a variable's median, in those of its mean: not tuned.
     median_error: float = 1.25
 
+    # ---------------------------------------------------------------- the model's own parameters
+
+    # Standard deviations by which one that is at rest may be off, as the evidence tells it if all
+    # latents were known: a round number.
+    off: float = 0.1
+    # Gradients by which that is found out, each of other draws: a round number.
+    looks: int = 16
+    # Standard errors of their mean that it must be above, to be no noise: a round number.
+    sure: float = 3.0
+    # Share of the longest way in a round's second half that one at rest may go: a round number.
+    strides: float = 0.5
+    # Times that the last round begins again while they move: a round number.
+    repeats: int = 4
+    # Up to so many they are seen one by one, and moved to where the evidence of a normal
+    # approximation is largest; weights of a neural net are not: a round number.
+    few_parameters: int = 100
+
     # ---------------------------------------------------------------- what is trained
 
     # By which the radius of wide draws is larger, the spread of that of normal draws:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,11 +15,12 @@ from pyro_nf.fitting import when_to_compile
 from pyro_nf.fitting.annealing import weight_at
 from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.fit_error import FitError
+from pyro_nf.fitting.model_parameters import ModelParameters
 from pyro_nf.fitting.prepare import Setup
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.result import AVERAGE, Trial, choose
 from pyro_nf.fitting.schedule import Schedule, level
-from pyro_nf.fitting.state import State
+from pyro_nf.fitting.state import State, kept, put_back
 from pyro_nf.model import blame
 from pyro_nf.randomness import kept_random_state
 
@@ -47,6 +48,7 @@ class Run:
         self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
         self.step, self.chain_pool, self.options = setup.step, setup.chain_pool, setup.options
         self.warmup, self.deadline = self.options.warmup, self.options.deadline
+        self.parameters = ModelParameters(self.step, recipe, self.options.source is None)
         self._how = ""  # it ended
         self.feed: Iterator[Sequence[Any]] | None = None
         first = self.step.parameters()
@@ -58,8 +60,12 @@ class Run:
             sum=torch.zeros_like(first),
         )
         content = checkpoint.load()
-        if content is not None:
-            self._restore(content)
+        if content is None:
+            self.parameters.tune()
+        else:
+            self.state = State.of(content["state"], recipe)
+            self.schedule.length = self.schedule.whole  # there is more time now
+            put_back(content, self.step, self.chain_pool, setup.modules)
         if self.chain_pool is not None:
             self.chain_pool.begin(self.step, self.schedule, self.warmup)
 
@@ -119,18 +125,24 @@ class Run:
     def _begin_round(self) -> bool:
         """Begin the next round from the average of this one, if it has left anything to win."""
         self._how = OUT_OF_TIME if self.schedule.is_cut else "finished"
-        if self.schedule.is_last:
+        again = self.schedule.is_last
+        if again and not self.parameters.may_repeat(self.schedule):
             return False
         if self.state.summed:
             self._set(self.state.sum / self.state.summed)
-        if self._is_stationary():
+        moving = self.parameters.moving(self.schedule, self.state.middle)
+        self.state.middle = None
+        if not moving and (self.schedule.is_idle(self.losses) if again else self._is_stationary()):
             self._how = "stationary"
             return False
         if self.schedule.is_cut:
             return False
         self.schedule.advance(to_last=self.is_of_several_modes)
         self._forget()
-        if self.chain_pool is not None and self.chain_pool.before_round(self.step, self.schedule):
+        self.parameters.tune()
+        if again or self.chain_pool is None:
+            return True
+        if self.chain_pool.before_round(self.step, self.schedule):
             self.state.best, self.state.best_loss = self.step.parameters(), math.inf
         return True
 
@@ -139,7 +151,7 @@ class Run:
         if self.is_of_several_modes:
             return False  # of what it has not seen, a guide's own draws say nothing
         if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
-            return True
+            return not self.parameters.are_many or self.schedule.is_idle(self.losses)
         return self.chain_pool is None and self.schedule.is_idle(self.losses)
 
     def _forget(self) -> None:
@@ -161,6 +173,8 @@ class Run:
             if self.feed is not None:
                 self.step.feed(next(self.feed), self.step.data[1])
             losses.append(self.step(self.schedule.rate(index)))
+            if index == self.schedule.middle:
+                self.state.middle = self.step.parameters()
             if index >= averaging:
                 self.state.sum += self.step.parameters()
                 self.state.summed += 1
@@ -240,6 +254,7 @@ class Run:
         self._set(ends[chosen])
         state.message = f"{how} after {len(self.losses):,} steps ({self.step.fastest}); "
         state.message += self._words(chosen, trials[chosen])
+        state.moving = self.parameters.moving(self.schedule, state.middle)
         state.finished = how not in ("interrupted", OUT_OF_TIME)
         self._save()
 
@@ -281,19 +296,4 @@ class Run:
     def _save(self) -> None:
         if self.checkpoint.path is None:
             return
-        content = {"state": self.state.content(), "parameters": self.step.parameters()}
-        content |= {"adam": self.step.adam.state(), "random": torch.get_rng_state()}
-        content["pool"] = None if self.chain_pool is None else self.chain_pool.state()
-        content["modules"] = [dict(module.state_dict()) for module in self.setup.modules]
-        self.checkpoint.save(content)
-
-    def _restore(self, content: Mapping[str, Any]) -> None:
-        self.state = State.of(content["state"], self.recipe)
-        self.schedule.length = self.schedule.whole  # there is more time now
-        for module, state in zip(self.setup.modules, content["modules"], strict=True):
-            module.load_state_dict(state)
-        if self.chain_pool is not None:
-            self.chain_pool.restore(content["pool"])
-        self._set(content["parameters"])
-        self.step.adam.reset(content["adam"])
-        torch.set_rng_state(content["random"])
+        self.checkpoint.save(kept(self.state, self.step, self.chain_pool, self.setup.modules))

@@ -23,6 +23,7 @@ class Schedule:
         length: The steps of the round.
         round: Which of the recipe's it is; None for one alone, whose length the user has given.
         steps: That length.
+        repeats: How often the last has begun again.
     """
 
     recipe: Recipe
@@ -31,6 +32,7 @@ class Schedule:
     length: int
     round: int | None
     steps: int | None = None
+    repeats: int = 0
 
     @classmethod
     def of(cls, recipe: Recipe, lr: float, steps: int | None, warmup: int) -> "Schedule":
@@ -41,7 +43,7 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """All but the recipe, by name."""
-        names = ("lr", "turn", "length", "round", "steps")
+        names = ("lr", "turn", "length", "round", "steps", "repeats")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -55,6 +57,16 @@ class Schedule:
     def end(self) -> int:
         """The step at which the round ends."""
         return self.turn + self.length
+
+    @property
+    def middle(self) -> int:
+        """The step in its middle, where the rate is half of that at its start."""
+        return self.turn + self.length // 2
+
+    @property
+    def second_half(self) -> float:
+        """The sum of the rates from there on: the longest way that a parameter can go."""
+        return self.lr * self.length * (1 / 2 - 1 / math.pi) / 2
 
     @property
     def tail(self) -> int:
@@ -87,9 +99,12 @@ class Schedule:
         return self.lr * (1 + math.cos(math.pi * (index - self.turn) / self.length)) / 2
 
     def advance(self, to_last: bool) -> None:
-        """Begin the next round, or the last."""
+        """Begin the next round, or the last; the last again after itself."""
         assert self.round is not None  # the callers have looked
         self.turn = self.end
+        if self.is_last:
+            self.repeats += 1
+            return
         self.round = len(self.recipe.rounds) - 1 if to_last else self.round + 1
         self.length = self.recipe.rounds[self.round]
 

@@ -16,7 +16,7 @@ from pyro_nf import engines
 from pyro_nf.engines import NothingLeavesTheGraph, mutates, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
-from pyro_nf.fitting.elbo import Estimate, estimate, parameters_of
+from pyro_nf.fitting.elbo import Estimate, estimate, not_of, parameters_of
 from pyro_nf.fitting.recipe import RECIPE, Recipe
 from pyro_nf.model import NUMERICS
 from pyro_nf.randomness import kept_random_state
@@ -52,6 +52,7 @@ class Step:
         fastest: The tier for data of the shapes that the step was compiled for.
         names: The names of the parameters in Pyro's parameter store.
         leaves: The unconstrained parameters, in the order of the names.
+        of_model: The places there of those that the model has for itself.
         reason: Why a faster tier was refused, or an empty string.
         nodes: The number of operations in the traced step.
         objective: What is trained, made of the ELBO's estimates; at first these.
@@ -77,6 +78,8 @@ class Step:
         if not found:
             raise ValueError("neither the model nor the guide has a parameter to train")
         self.adam = Adam(self.leaves, recipe.betas, recipe.epsilon, recipe.longest_gradient)
+        self.of_model = not_of(guide, self.data, self.leaves)
+        self.adam.rates = torch.ones_like(self.adam.mean) if self.of_model else None
         self.recipe = recipe
         self.failure: Exception | None = None
         self.nodes = 0
@@ -86,6 +89,7 @@ class Step:
         self.weight = torch.ones_like(self.adam.count)
         self.model, self.guide = annealed(model, guide, anneal, self.weight)
         state = [*self.adam.tensors(), self.adam.lr, self.weight]
+        state += [rates for rates in [self.adam.rates] if rates is not None]
         # Those of the parameters share their memory.
         self._bound = [leaf.detach() for leaf in self.leaves] + state
         self._inputs = self._bound + self._tensors()

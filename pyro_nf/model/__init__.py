@@ -22,6 +22,7 @@ caught.
     masks.py        latent sites that a mask leaves without a density
     sites.py        what a guide asks of latent sites, and the sentence where it is not so
     data_sites.py   data that are NaN, or have been forgotten
+    derivatives.py  first and second derivatives of a loss, where the numerics allow them
     failures.py     what failing numerics raise, and which site fails
 """
 
@@ -31,6 +32,8 @@ from pyro_nf.model.bijections import support_of as support_of
 from pyro_nf.model.data import as_tensors as as_tensors
 from pyro_nf.model.data import is_array as is_array
 from pyro_nf.model.data_sites import look_at_data as look_at_data
+from pyro_nf.model.derivatives import bends as bends
+from pyro_nf.model.derivatives import slopes as slopes
 from pyro_nf.model.discrete import SummedOut as SummedOut
 from pyro_nf.model.enumeration import factors as factors
 from pyro_nf.model.enumeration import summed as summed

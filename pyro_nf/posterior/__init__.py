@@ -27,6 +27,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 """
 
 from pyro_nf.posterior import plots as plots
+from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.posterior import Posterior as Posterior
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components

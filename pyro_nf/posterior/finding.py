@@ -1,5 +1,6 @@
 """What a check is shown of a posterior, and what it finds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from pyro_nf.model import Many, Values
 from pyro_nf.posterior.joint import Joint
 
-__all__ = ["Case", "Finding", "Verdict", "Vote"]
+__all__ = ["Case", "Finding", "Verdict", "Vote", "still", "unfinished"]
 
 Verdict = Literal["good", "usable", "poor"]
 Vote = Literal["spoils", "caps", "lifts", "neutral"]
@@ -55,3 +56,21 @@ class Finding:
     words: str
     decided: str = ""
     message: str = ""
+
+
+def still(moving: Sequence[str]) -> str:
+    """What parameters of the model mean that were left on their way, and what to type."""
+    verb = "is" if len(moving) == 1 else "are"
+    return (
+        f"{', '.join(moving)}, of the model's own parameters, {verb} not yet where the evidence is "
+        "largest: type steps=... with more steps than there were, or begin nearer to it"
+    )
+
+
+def unfinished(moving: Sequence[str]) -> list[Finding]:
+    """That parameters of the model, if any, were left on their way: the posterior is of others."""
+    if not moving:
+        return []
+    words, count = f"{', '.join(moving)} of the model", float(len(moving))
+    decided = "parameters of the model were still moving"
+    return [Finding("still moving", count, "spoils", words, decided, still(moving))]

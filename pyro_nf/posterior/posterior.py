@@ -13,11 +13,11 @@ from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
 from pyro_nf.model import read
 from pyro_nf.posterior import plots
-from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose
+from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose, voted
 from pyro_nf.posterior.draws import Draws, rounding
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
-from pyro_nf.posterior.finding import Case
+from pyro_nf.posterior.finding import Case, unfinished
 from pyro_nf.posterior.first_run import look
 from pyro_nf.posterior.given_points import given_points
 from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
@@ -50,12 +50,10 @@ class Posterior:
         kwargs: What both take.
 
     Attributes:
-        model: The model.
-        guide: The guide.
-        args: What both take.
-        kwargs: What both take.
+        model, guide, args, kwargs: What is given.
         losses: The loss of each training step, with shape ``(steps,)``; empty if unknown.
         message: How the training ended; empty if unknown.
+        moving: The parameters of the model that it has left before they were at rest.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -81,6 +79,7 @@ class Posterior:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
+        self.moving: tuple[str, ...] = ()
         self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
         self._draws = Draws(self._joint)
 
@@ -154,6 +153,7 @@ class Posterior:
         weighed = diagnose(log_p - log_q, rounding(values, log_p), given_points(self._joint))
         if weighed.verdict != "good" and (again := self._draws.in_double(values)):
             weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(self._joint))
+        weighed = voted(weighed, unfinished(self.moving))
         case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
         return checked(weighed, case, search)
 
@@ -262,7 +262,7 @@ class Posterior:
         It holds tensors and JSON, so ``torch.load(path, weights_only=True)`` reads it; the model
         and the data are not in it. A crash leaves the old file or the new one.
         """
-        write(path, pack(self._joint, self.losses, self.message))
+        write(path, pack(self._joint, self.losses, self.message, self.moving))
 
     @classmethod
     def load(
@@ -283,9 +283,9 @@ class Posterior:
                 is made again by itself.
             kwargs: What the model takes.
         """
-        with unpacked(path, model, guide, args, kwargs) as (guide, losses, message):
+        with unpacked(path, model, guide, args, kwargs) as (guide, losses, message, moving):
             posterior = cls(model, guide, *args, **kwargs)
-        posterior.losses, posterior.message = losses, message
+        posterior.losses, posterior.message, posterior.moving = losses, message, moving
         return posterior
 
     def __repr__(self) -> str:

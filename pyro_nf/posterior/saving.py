@@ -28,7 +28,7 @@ FORMAT = 1
 Shapes = dict[str, tuple[int, ...]]
 
 
-def pack(joint: Joint, losses: Tensor, message: str) -> dict[str, Any]:
+def pack(joint: Joint, losses: Tensor, message: str, moving: Sequence[str] = ()) -> dict[str, Any]:
     """Tensors and JSON from which :func:`unpacked` makes guide and parameters again."""
     guide, model = joint.guide, joint.model
     own = {
@@ -42,6 +42,7 @@ def pack(joint: Joint, losses: Tensor, message: str) -> dict[str, Any]:
         "sites": {name: list(latent.shape) for name, latent in joint.latents.items()},
         "hidden": sorted(joint.enumerated | joint.from_prior),
         "message": message,
+        "moving": list(moving),
     }
     if isinstance(guide, FlowGuide):
         parts = None if guide.parts is None else guide.parts._asdict()
@@ -70,11 +71,11 @@ def unpacked(
     guide: Callable[..., Any] | None,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> Iterator[tuple[Callable[..., Any], Tensor, str]]:
-    """Guide, losses and message out of a file; within the block, the parameters are in place.
+) -> Iterator[tuple[Callable[..., Any], Tensor, str, tuple[str, ...]]]:
+    """Guide, losses, message, and the parameters that still moved, out of a file.
 
-    Afterwards those that belong to no module are in Pyro's parameter store, too, unless it has
-    others of their name.
+    Within the block, the parameters are in place. Afterwards those that belong to no module are in
+    Pyro's parameter store, too, unless it has others of their name.
     """
     runnable("model", model)
     instance("guide", guide, "model")
@@ -96,7 +97,8 @@ def unpacked(
         for name, part in (("guide", guide), ("model", model)):
             _fill_module(name, part, content[name], where)
         _fill_store(content["store"], where)
-        yield guide, content["losses"], header["message"]
+        moving = tuple(header.get("moving", ()))  # files of older versions do not tell
+        yield guide, content["losses"], header["message"], moving
     known = set(store.keys())
     new = [name for name in content["store"] if name not in known]
     store.set_state({key: {n: value[n] for n in new} for key, value in state.items()})

@@ -6,6 +6,7 @@ training.
 
     normal.py      the normal approximation with the best bound
     mean_field.py  one of independent numbers, in many dimensions
+    parameters.py  parameters of a log density, moved to where its evidence is largest
     modes.py       many climbs, the summits they reach, draws of a posterior of several
     chains.py      Hamiltonian Monte Carlo, many short chains side by side
     importance.py  Pareto-smoothed weights, k-hat, resampling
@@ -28,3 +29,4 @@ from pyro_nf.sampling.modes import scattered as scattered
 from pyro_nf.sampling.normal import Coordinates as Coordinates
 from pyro_nf.sampling.normal import find_coordinates as find_coordinates
 from pyro_nf.sampling.normal import lower as lower
+from pyro_nf.sampling.parameters import climb_evidence as climb_evidence

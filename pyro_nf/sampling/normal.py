@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_nf.model import LogDensity, scored
 from pyro_nf.sampling.importance import effective_share
 
-__all__ = ["Coordinates", "find_coordinates", "lower"]
+__all__ = ["GOOD", "LBFGS", "MARGIN", "Coordinates", "find_coordinates", "lower"]
 
 MAX_DENSE = 500  # dimensions up to which a full covariance pays
 LOOKS = 100  # points to look at for one of positive density
@@ -104,7 +104,7 @@ def possible(log_density: LogDensity, start: Tensor) -> Tensor:
     return start
 
 
-class _LBFGS(torch.optim.LBFGS):
+class LBFGS(torch.optim.LBFGS):
     """The same without a veto on torch's compiler, whose import, for that veto, takes a second."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -117,7 +117,7 @@ class _OffTheMapError(Exception):
 def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
     """The mode near `start`, or None where the climb ends nowhere."""
     u = start.clone().requires_grad_()
-    optimizer = _LBFGS([u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+    optimizer = LBFGS([u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         u.grad = None
