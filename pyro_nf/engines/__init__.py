@@ -25,6 +25,7 @@ from pyro_nf.engines.backends import Engine as Engine
 from pyro_nf.engines.backends import full as full
 from pyro_nf.engines.backends import quick as quick
 from pyro_nf.engines.graph import tidy as tidy
+from pyro_nf.engines.record import UntraceableError as UntraceableError
 from pyro_nf.engines.record import mutates as mutates
 from pyro_nf.engines.record import record as record
 from pyro_nf.engines.tracing import FailuresAreNaN as FailuresAreNaN

@@ -10,10 +10,19 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["mutates", "record"]
+__all__ = ["UntraceableError", "mutates", "record"]
 
 
-def record(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphModule:
+class UntraceableError(Exception):
+    """What a function does depends on the values of its inputs.
+
+    No error of a model's numerics, which are taken for NaN.
+    """
+
+
+def record(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], fixed: Sequence[Tensor] = ()
+) -> GraphModule:
     """Run a function on some inputs and record what it does, autograd's operations included.
 
     Tensors are known by their identity: where the function reaches an input by another way than
@@ -27,18 +36,23 @@ def record(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> GraphMo
     Arguments:
         function: What to record; gives one tensor.
         inputs: Its arguments.
+        fixed: More of them, of which the values stay what they are: what the function does may
+            depend on these.
     """
-    recorder = _Recorder(inputs)
+    recorder = _Recorder(inputs, fixed)
     with recorder:
-        result = function(*inputs)
+        result = function(*inputs, *fixed)
     return recorder.finished(result)
 
 
-def _shape_depends_on_values(func: Any, args: Any) -> bool:
-    """Whether an operation picks as many elements as a mask has ones."""
+def _of_the_shape(func: Any, args: Any) -> list[Tensor]:
+    """The tensors on whose values the shape of a result depends, such as a mask by its ones."""
     if func is torch.ops.aten.index.Tensor:  # tagged for masks, and most often without one
-        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-    return torch.Tag.dynamic_output_shape in func.tags
+        return [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
+    if func is torch.ops.aten.masked_select.default:
+        return [args[1]]
+    dynamic = torch.Tag.dynamic_output_shape in func.tags
+    return [part for part in pytree.tree_leaves(args) if dynamic and isinstance(part, Tensor)]
 
 
 def mutates(node: Node) -> bool:
@@ -58,17 +72,23 @@ _OF_SHAPES = {
 }
 
 
+def _place(tensor: Tensor) -> int:
+    """Where in memory its numbers are, with those of its views."""
+    return tensor.untyped_storage().data_ptr()
+
+
 class _Recorder(TorchDispatchMode):
     """Sees each operation below autograd, runs it, and writes it down."""
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], fixed: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph, self.constants = Graph(), nn.Module()
         # By identity; the tensors are kept, so that no other is given the place of one in memory.
         self.nodes: dict[int, tuple[Tensor, Node]] = {}
         self.changed: set[int] = set()  # where in memory something was changed in place
-        for index, tensor in enumerate(inputs):
-            self._bind(tensor, self.graph.placeholder(f"input_{index}"), varies=True)
+        self.moving: set[int] = set()  # where something that varies was written
+        for index, tensor in enumerate([*inputs, *fixed]):
+            self._bind(tensor, self.graph.placeholder(f"input_{index}"), index < len(inputs))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -80,20 +100,20 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         nodes = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
-        varies = torch.Tag.nondeterministic_seeded in func.tags or any(
-            node.meta["varies"]
-            for node in pytree.tree_leaves(nodes)
-            if isinstance(node, Node) and func not in _OF_SHAPES
+        tensors = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+        varies = torch.Tag.nondeterministic_seeded in func.tags or (
+            func not in _OF_SHAPES and any(map(self._varies, tensors))
         )
         if varies and torch.Tag.data_dependent_output in func.tags:
-            raise NotImplementedError(f"{func} takes a value out of a tensor")
-        if varies and _shape_depends_on_values(func, args):
-            raise NotImplementedError(f"the shape of what {func} returns depends on values")
+            raise UntraceableError(f"{func} takes a value out of a tensor")
+        if any(map(self._varies, _of_the_shape(func, args))):
+            raise UntraceableError(f"the shape of what {func} returns depends on values")
         result = func(*args, **kwargs)
         node = self.graph.call_function(func, *nodes)
         if mutates(node):
-            touched = [part for part in pytree.tree_leaves(args) if isinstance(part, Tensor)]
-            self.changed.update(part.untyped_storage().data_ptr() for part in touched)
+            self.changed.update(map(_place, tensors))
+            if varies:
+                self.moving.add(_place(tensors[0]))
         if isinstance(result, Tensor):
             self._bind(result, node, varies)
         else:
@@ -102,6 +122,10 @@ class _Recorder(TorchDispatchMode):
                     item = self.graph.call_function(operator.getitem, (node, index))
                     self._bind(part, item, varies)
         return result
+
+    def _varies(self, tensor: Tensor) -> bool:
+        """Whether its values may be others in another run; those of a view are its base's."""
+        return self._node(tensor).meta["varies"] or _place(tensor) in self.moving
 
     def _bind(self, tensor: Tensor, node: Node, varies: bool) -> None:
         node.meta |= {"shape": tensor.shape, "varies": varies}
@@ -123,7 +147,7 @@ class _Recorder(TorchDispatchMode):
         self.graph.output((self._node(result),))
         for tensor, node in list(self.nodes.values()):
             fixed = node.op == "call_function" and not node.meta["varies"]
-            if fixed and tensor.untyped_storage().data_ptr() not in self.changed:
+            if fixed and _place(tensor) not in self.changed:
                 with self.graph.inserting_before(node):
                     constant = self._constant(tensor)
                 constant.meta |= node.meta

@@ -107,7 +107,11 @@ def prepare(
     if chain_pool is not None and new and not own and not options.deadline.is_over:
         with _stage("exploring", options):
             chain_pool.explore()
-    step = patiently(lambda: Step(elbo, fitted, guide, args, kwargs, options.anneal, recipe))
+    step = patiently(
+        lambda: Step(
+            elbo, fitted, guide, args, kwargs, options.anneal, recipe, streams=source is not None
+        )
+    )
     if objective is not None:
         step.use_objective(objective)
     if source is not None:

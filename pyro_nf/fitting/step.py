@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_nf import engines
-from pyro_nf.engines import NothingLeavesTheGraph, mutates, record
+from pyro_nf.engines import NothingLeavesTheGraph, UntraceableError, mutates, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
 from pyro_nf.fitting.elbo import Estimate, estimate, not_of, parameters_of
@@ -45,6 +45,7 @@ class Step:
         kwargs: What model and guide take.
         anneal: What the weight weights, see :func:`~pyro_nf.fitting.annealed`.
         recipe: The numbers of Adam and of the comparison.
+        streams: Whether other data will be fed.
 
     Attributes:
         adam: What moves the parameters.
@@ -68,6 +69,7 @@ class Step:
         kwargs: Mapping[str, Any] | None = None,
         anneal: Anneal | None = None,
         recipe: Recipe = RECIPE,
+        streams: bool = False,
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         self.data = (tuple(args), dict(kwargs or {}))
@@ -84,6 +86,8 @@ class Step:
         self.failure: Exception | None = None
         self.nodes = 0
         self.objective: Callable[[], Estimate] = self.estimate
+        self._streams = streams
+        self._pinned: list[Tensor] = []  # data on whose values the traced step depends
         self._graph: torch.fx.GraphModule | None = None
         self._engine: engines.Engine | None = None
         self.weight = torch.ones_like(self.adam.count)
@@ -108,7 +112,7 @@ class Step:
         """What a graph takes for constant in the data."""
         leaves, structure = pytree.tree_flatten(self.data)
         return structure, [
-            (x.shape, x.dtype, x.device)
+            (x.shape, x.dtype, x.device, id(x) if self._pinned else None)
             if isinstance(x, Tensor)
             else x
             if isinstance(x, bool | int | float | str | None)
@@ -243,9 +247,14 @@ class Step:
         def step(*inputs: Tensor) -> Tensor:
             return self.adam.update(*self.gradient())
 
-        inputs = [*self.leaves, *self._bound[len(self.leaves) :], *self._tensors()]
+        inputs, data = [*self.leaves, *self._bound[len(self.leaves) :]], self._tensors()
         with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
-            graph = record(step, inputs)
+            try:
+                graph = record(step, [*inputs, *data])
+            except UntraceableError:  # perhaps by values of the data, which stay what they are
+                if self._streams:
+                    raise
+                graph, self._pinned = record(step, inputs, fixed=data), data
         for node in graph.graph.nodes:
             if mutates(node) and node.args[0].op == "get_attr":
                 raise NotImplementedError("a buffer of the model or the guide changes in place")

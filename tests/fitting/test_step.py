@@ -18,7 +18,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
-from pyro_nf import AutoFlowGuide
+from pyro_nf import AutoFlowGuide, fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.fitting.step import Step
 
@@ -272,6 +272,58 @@ class TestRefusals:
                 pyro.sample("x", dist.Normal(loc, 1.0), obs=norm(x).squeeze(-1))
 
         self.check(model, torch.randn(6, 1))
+
+
+def by_label(label, y):
+    """Control flow on data alone."""
+    a, b = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in "ab")
+    for i in range(len(label)):
+        pyro.sample(f"y_{i}", dist.Normal(a if label[i] == 0 else b, 1.0), obs=y[i])
+
+
+def ordered(x, y):
+    """OrderedLogistic writes its probabilities into zeros."""
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    ordered = dist.transforms.OrderedTransform()
+    normal = dist.Normal(torch.zeros(2), 2.0).to_event(1)
+    cuts = pyro.sample("cuts", dist.TransformedDistribution(normal, ordered))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.OrderedLogistic(slope * x, cuts), obs=y)
+
+
+def correlated(y):
+    factor = pyro.sample("factor", dist.LKJCholesky(3, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(3), scale_tril=factor), obs=y)
+
+
+LABEL, THREE = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 2, 1, 0])
+TRACED = [
+    (by_label, (LABEL, torch.randn(4))),
+    (ordered, (torch.randn(4), THREE)),
+    (correlated, (torch.randn(4, 3),)),
+]
+
+
+@pytest.mark.parametrize(("model", "data"), TRACED)
+def test_what_needs_no_eager_step_has_none(model, data):
+    """Each of them was one: their steps are compared with eager ones as they are compiled."""
+    posterior = fit(model, *data, steps=50, compile="quick", seed=0, progress=False)
+    assert "50 steps (quick)" in posterior.message
+
+
+def test_a_step_that_depends_on_values_of_the_data_is_eager_for_others():
+    y = torch.randn(4)
+    step = Step(particles(), by_label, AutoFlowGuide(by_label, "planar"), (LABEL, y))
+    assert step.compile("quick"), step.reason
+    step.feed((LABEL, y))
+    assert step.tier == "quick"
+    step.feed((1 - LABEL, y))
+    assert step.tier == "eager"
+    streamed = AutoFlowGuide(by_label, "planar")
+    step = Step(particles(), by_label, streamed, (LABEL, y), streams=True)
+    assert not step.compile("quick")
+    assert "takes a value out of a tensor" in step.reason
 
 
 def test_compiling_leaves_the_process_as_it_was():
