@@ -19,6 +19,7 @@ and chooses the state that is the result. All tuned numbers are in one place.
     objectives.py       what is trained: wide draws, draws of a pool
     chain_pool.py       draws of the posterior that train
     step.py             one step of SVI as one function
+    fixed_data.py       of its data, what a graph takes for constant
     adam.py             Adam, written out
     elbo.py             what Pyro's ELBOs estimate
     annealing.py        an objective that is easier at first

@@ -10,13 +10,13 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pyro_nf import engines
 from pyro_nf.engines import NothingLeavesTheGraph, UntraceableError, mutates, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
 from pyro_nf.fitting.elbo import Estimate, estimate, not_of, parameters_of
+from pyro_nf.fitting.fixed_data import constants_of, tensors_of
 from pyro_nf.fitting.recipe import RECIPE, Recipe
 from pyro_nf.model import NUMERICS
 from pyro_nf.randomness import kept_random_state
@@ -96,7 +96,7 @@ class Step:
         state += [rates for rates in [self.adam.rates] if rates is not None]
         # Those of the parameters share their memory.
         self._bound = [leaf.detach() for leaf in self.leaves] + state
-        self._inputs = self._bound + self._tensors()
+        self._inputs = self._bound + tensors_of(self.data)
         self._recorded, self._fits = self._shapes(), True
 
     @property
@@ -104,21 +104,9 @@ class Step:
         """What runs: ``"eager"``, ``"quick"`` or ``"full"``."""
         return self.fastest if self._fits else "eager"
 
-    def _tensors(self) -> list[Tensor]:
-        """The tensors among the data."""
-        return [item for item in pytree.tree_leaves(self.data) if isinstance(item, Tensor)]
-
     def _shapes(self) -> tuple[Any, ...]:
         """What a graph takes for constant in the data."""
-        leaves, structure = pytree.tree_flatten(self.data)
-        return structure, [
-            (x.shape, x.dtype, x.device, id(x) if self._pinned else None)
-            if isinstance(x, Tensor)
-            else x
-            if isinstance(x, bool | int | float | str | None)
-            else id(x)
-            for x in leaves
-        ]
+        return constants_of(self.data, bool(self._pinned))
 
     def parameters(self) -> Tensor:
         """A copy of all parameters, with shape ``(P,)``."""
@@ -172,7 +160,7 @@ class Step:
     def feed(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> None:
         """Use other data from the next step on; of other shapes, eagerly."""
         self.data = (tuple(args), dict(kwargs or {}))
-        self._inputs = self._bound + self._tensors()
+        self._inputs = self._bound + tensors_of(self.data)
         self._fits = self._shapes() == self._recorded
 
     def estimate(self) -> Estimate:
@@ -247,7 +235,7 @@ class Step:
         def step(*inputs: Tensor) -> Tensor:
             return self.adam.update(*self.gradient())
 
-        inputs, data = [*self.leaves, *self._bound[len(self.leaves) :]], self._tensors()
+        inputs, data = [*self.leaves, *self._bound[len(self.leaves) :]], tensors_of(self.data)
         with self._kept(), pyro.validation_enabled(False), NothingLeavesTheGraph():
             try:
                 graph = record(step, [*inputs, *data])
