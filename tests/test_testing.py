@@ -276,7 +276,7 @@ BROKEN = {
     InfiniteGradient: "gradient of params.useless: not finite",
     Unregistered: "Unregistered.loose: asks for a gradient but is no nn.Parameter",
     StateOutside: "state_dict: off by",
-    Unpicklable: "pickle: .*[Cc]an't pickle",
+    Unpicklable: "pickle: .*[Cc]an't (pickle|get) ",
     ForgetsInPickle: "pickle: off by",
     ForgetsInCopy: "deepcopy: off by",
     ElementwiseDomain: "interface: .*event_dim=0.*expected True, 1 and 1",
