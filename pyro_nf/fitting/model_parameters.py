@@ -92,6 +92,12 @@ class ModelParameters:
         parts = far.split([leaf.numel() for leaf in self.leaves])
         return [name for name, part in zip(self.names, parts, strict=True) if bool(part.any())]
 
+    def words(self) -> list[str]:
+        """What is to be told of those that no climb has brought near to rest."""
+        names = ", ".join(map(repr, self.names[:3]))
+        told = f"of the model's own {names} the loss alone says that they have arrived"
+        return [told] if self.are_few else []
+
     def _slopes_are_steep(self, units: Tensor) -> Tensor:
         """Whether each has a gradient that is no noise."""
         with kept_random_state():

@@ -45,6 +45,7 @@ class Setup:
         chain_pool: What the guide learns from besides, if there can be such a thing.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         identity: A text that tells this fit from others.
+        climbed: Whether parameters of the model were brought near to rest before.
     """
 
     guide: Guide
@@ -53,6 +54,7 @@ class Setup:
     chain_pool: ChainPool | None
     modules: list[nn.Module]
     identity: str
+    climbed: bool
 
 
 def prepare(
@@ -89,6 +91,7 @@ def prepare(
     guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
     own = [] if target is None else _own_parameters(target)
+    climbed = new and isinstance(guide, AutoFlowGuide) and target is not None
     if isinstance(guide, AutoFlowGuide) and new:
         with _stage("warm start", options):
             if target is not None:
@@ -118,7 +121,7 @@ def prepare(
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
-    return Setup(guide, options, step, chain_pool, modules, identity)
+    return Setup(guide, options, step, chain_pool, modules, identity, climbed)
 
 
 @contextmanager

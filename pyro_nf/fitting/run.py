@@ -274,6 +274,7 @@ class Run:
         skipped = sum(map(math.isnan, self.losses))
         words = [f"{chosen}, ELBO {-trial.mean:.2f} ± {trial.error:.2f}"]
         words += [] if self.chain_pool is None else self.chain_pool.words()
+        words += [] if self.setup.climbed else self.parameters.words()
         words += [f"{skipped} steps were skipped"] if skipped else []
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []
         return "; ".join(words)
