@@ -59,7 +59,7 @@ def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordina
         through(hierarchy, target),
         hierarchy.inv(found.shift),
         lower(slope @ found.scale_tril),
-        looped=not target.vectorized,
+        not target.vectorized,
     )
     if free is not None and free.elbo > found.elbo:
         return free

@@ -142,7 +142,8 @@ def check(
         to_support = biject_to(support_of(site["fn"]))
         free = to_support.inv(site["value"])
         moved[name] = to_support(free + 1e-3 * (1 + free.abs()))
-    refuse_masked(model, sites, moved, args, kwargs)
+    if not rows:  # of rows a mask may take some away with all that they have
+        refuse_masked(model, sites, moved, args, kwargs)
     rerun = poutine.trace(poutine.condition(model, moved)).get_trace
     again = poutine.block(rerun)(*args, **kwargs).nodes
     dependent = []

@@ -1,6 +1,8 @@
 """Where a guide starts: at a point at which the model has a density and a slope."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -131,7 +133,7 @@ class _Look(Messenger):
         """What is not finite there, or what the model raises; empty where all is well."""
         last, tracer = LastSite(), poutine.trace()
         try:
-            with torch.enable_grad(), poutine.block(), last, tracer, self:
+            with torch.enable_grad(), poutine.block(), last, tracer, self, _quiet():
                 model(*args, **kwargs)
             density = torch.as_tensor(tracer.trace.log_prob_sum())
             if not bool(torch.as_tensor(density + self._log_det).isfinite()):
@@ -155,6 +157,14 @@ class _Look(Messenger):
             if slope is not None and not bool(slope.isfinite().all()):
                 return f"the gradient of the log density in the site {name!r} is not finite"
         return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings of gradients that a model throws away: these are not its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True")
+        yield
 
 
 def _can_move(support: Any) -> bool:

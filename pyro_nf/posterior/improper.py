@@ -14,6 +14,7 @@ AXES = 250  # dimensions up to which each is looked along
 RAYS = 64  # through draws, besides
 RATIO = 1.25  # of the distances at which it is looked at: a mode far out should not be leapt over
 FAR = tuple(64 * RATIO**k for k in range(44))  # to a million standard deviations of the draws
+ROUNDING = 1e-9  # of a standard deviation of draws that are all the same
 SLOW = 1.0  # a density that falls by no more than so many powers of the distance has no integral
 
 
@@ -55,10 +56,13 @@ def _slowest(case: Case, packing: Packing) -> str:
     latents = Latents(joint.model, packing, joint.args, joint.kwargs, joint.chunk)
     u = latents.pack(doubled(case.values))[0]
     u = u[u.isfinite().all(-1)]
-    if len(u) < 2:
-        return ""
     middle, width = u.mean(0), u.std(0)
-    rays = _rays((u - middle) / width)
+    wide = width > ROUNDING * (1 + middle.abs())  # others are points
+    if not bool(wide.any()):
+        return ""
+    free = _rays(((u - middle) / width)[:, wide])
+    rays = u.new_zeros(len(free), packing.dim)
+    rays[:, wide] = free
     heights = []
     for distance in FAR:
         values, log_det = latents.unpack(middle + width * distance * rays)

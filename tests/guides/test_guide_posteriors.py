@@ -159,7 +159,7 @@ def every_site():
     some = torch.tensor([True, False, True])
     pyro.sample("masked", dist.Normal(0.0, 1.0).expand([3]).mask(some).to_event(1))
     with poutine.mask(mask=False):
-        pyro.sample("hidden", dist.Normal(0.0, 1.0))
+        hidden = pyro.sample("hidden", dist.Normal(0.0, 1.0))
     with pyro.plate("columns", COLUMNS, dim=-1):
         column = pyro.sample("column", dist.Normal(level, spread))
         pyro.sample("shares", dist.Dirichlet(torch.ones(2)))
@@ -167,7 +167,7 @@ def every_site():
             cell = pyro.sample("cell", dist.LogNormal(column, 1.0))
             pyro.sample("cells", dist.MultivariateNormal(torch.zeros(2), torch.eye(2)))
             pyro.sample("x", dist.Normal(cell, 1.0), obs=torch.ones(ROWS, COLUMNS))
-    pyro.factor("prior", -0.5 * flat**2)
+    pyro.factor("prior", -0.5 * flat**2 - 0.5 * hidden**2)
 
 
 # The batch shape, the event shape and the free numbers of each site.

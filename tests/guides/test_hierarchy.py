@@ -182,7 +182,8 @@ def not_normal():
 
 def masked():
     spread = pyro.sample("spread", dist.HalfNormal(ZERO + 1.0))
-    pyro.sample("y", dist.Normal(ZERO, spread).mask(False))
+    y = pyro.sample("y", dist.Normal(ZERO, spread).mask(False))
+    pyro.sample("x", dist.Normal(y, 1.0), obs=ZERO)
 
 
 def not_vectorized():
@@ -306,7 +307,7 @@ def test_coordinates_without_ties_are_sought_from_the_same_normal_distribution(m
     tril = tril + 0.3 * torch.randn(11, 11, generator=generator, dtype=torch.float64).tril(-1)
     seen = []
 
-    def look(_, start, root):
+    def look(_, start, root, looped):
         slope = torch.autograd.functional.jacobian(guide.hierarchy, start)
         seen.append((guide.hierarchy(start), slope @ root, root))
 
