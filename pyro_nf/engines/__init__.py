@@ -10,7 +10,7 @@ tensors and torch, and nothing of models, flows or guides.
     backends.py  that function, ready at once; inductor, a few times faster later
     tracing.py   a function by its graph, where that is the same; what must hold while it is traced
 
-**No TorchScript.** It ran a graph in 0.75 to 0.9 of the time of the Python function that does it
+**No TorchScript.** It ran a graph in 0.75 to 0.92 of the time of the Python function that does it
 now (`benchmarks/steps.py`), was ready later, and torch ends it. What makes the function quick: it
 runs below autograd, calls torch's bindings in C++ rather than operations by their schema, and has
 tensors where the graph has numbers, of which torch makes a tensor each time.
