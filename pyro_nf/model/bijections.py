@@ -1,4 +1,7 @@
-"""Bijections that torch lacks: to Cholesky factors, to positive definite matrices, to a circle."""
+"""Bijections that torch lacks: to Cholesky factors, to positive definite matrices, to a circle.
+
+Its own to the simplex ends in NaN far out.
+"""
 
 import math
 from typing import Any
@@ -10,8 +13,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, Transform, VonMises, biject_to, constraints
 from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import StickBreakingTransform
+from torch.nn.functional import logsigmoid
 
-__all__ = ["Bijected", "Factors", "Matrices", "Reached", "base_of", "support_of"]
+__all__ = ["Bijected", "Factors", "Matrices", "Reached", "Sticks", "base_of", "support_of"]
 
 
 class Factors(Transform):
@@ -83,6 +88,28 @@ def _rows(count: int) -> int:
     return (math.isqrt(8 * count + 1) - 1) // 2
 
 
+class Sticks(StickBreakingTransform):
+    r"""The same as torch's, to the simplex, with numbers and gradients however far out x is.
+
+    With :math:`t_k = x_k - \log(n - k)` for :math:`k = 0, \dots, n - 1` and s the sigmoid,
+
+    .. math:: y_k = s(t_k) \prod_{j < k} s(-t_j), \qquad
+        \log \det = \sum_k \Bigl[\log s(t_k) + \log s(-t_k) + \sum_{j < k} \log s(-t_j)\Bigr].
+
+    A y that is no number any more is the smallest that is one, since priors take logarithms.
+    """
+
+    def _call(self, x: Tensor) -> Tensor:
+        y: Tensor = super()._call(x)
+        return y.clamp_min(torch.finfo(y.dtype).tiny)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        n = x.shape[-1]
+        t = x - (n - torch.arange(n, dtype=x.dtype, device=x.device)).log()
+        broken, left = logsigmoid(t), logsigmoid(-t)
+        return (broken + left.cumsum(-1)).sum(-1)
+
+
 class Reached(Constraint):
     """A support, with a bijection to it.
 
@@ -114,6 +141,7 @@ class Reached(Constraint):
 biject_to.register(Reached, lambda reached: reached.transform)
 
 LACKING = (
+    (constraints.simplex, Sticks),
     (constraints.lower_cholesky, Factors),
     (constraints.positive_definite, Matrices),
 )
@@ -129,7 +157,8 @@ def base_of(fn: Any) -> Any:
 def support_of(fn: Any) -> Constraint:
     r"""The support of a site's distribution, with a bijection to it where there is one.
 
-    Torch knows none to matrices of n(n+1)/2 free numbers. It gives the whole line for ``VonMises``,
+    Torch knows none to matrices of n(n+1)/2 free numbers, and its own to the simplex has NaN for
+    gradients far out. It gives the whole line for ``VonMises``,
     of which the density repeats itself, so that it could not be normalized: a draw of it lies in
     :math:`(-\pi, \pi)`.
     """

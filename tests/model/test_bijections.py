@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import constraints
+from pyro.distributions.constraints import simplex
 from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
 from torch.func import vmap
@@ -92,3 +93,28 @@ def test_guide_of_all_of_them():
     assert Packing.of({n: v.shape for n, v in drawn.items()}, supports).columns == packing.columns
     quantiles = guide.quantiles([0.2, 0.8])
     assert quantiles["matrix"].shape == (2, 2, 3, 3)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_sticks_are_those_of_torch(n):
+    x = torch.randn(5, n - 1, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    ours, theirs = biject_to(support_of(dist.Dirichlet(torch.ones(n)))), biject_to(simplex)
+    y = ours(x)
+    torch.testing.assert_close(y, theirs(x))
+    torch.testing.assert_close(ours.inv(y), x)
+    expected = theirs.log_abs_det_jacobian(x, y)
+    torch.testing.assert_close(ours.log_abs_det_jacobian(x, y), expected)
+
+
+@pytest.mark.parametrize("far", [[-200.0, 3.0], [50.0, -95.0], [200.0, 200.0]])
+def test_sticks_have_a_density_and_a_slope_however_far_out(far):
+    """Of a Dirichlet prior of small concentrations, whose mass is there."""
+    prior = dist.Dirichlet(torch.full((3,), 0.1))
+    to_simplex = biject_to(support_of(prior))
+    x = torch.tensor(far, requires_grad=True)
+    y = to_simplex(x)
+    density = prior.log_prob(y) + to_simplex.log_abs_det_jacobian(x, y)
+    (slope,) = torch.autograd.grad(density, x)
+    assert density.isfinite()
+    assert slope.isfinite().all()
+    assert bool((slope.sign() == -x.sign()).all())  # back to the middle
