@@ -54,7 +54,10 @@ def stored() -> dict[str, dict[str, Any]]:
 
 def numbers(written: Written, posterior: Posterior) -> dict[str, Tensor]:
     """What is compared, of draws of a posterior, each ``(draws, n)``."""
-    draws = {name: value.double() for name, value in posterior.draws(DRAWS).items()}
+    draws = posterior.draws(DRAWS)
+    draws = {
+        n: value.double() if value.is_floating_point() else value for n, value in draws.items()
+    }
     if written.numbers:
         found = written.numbers(draws)
     else:

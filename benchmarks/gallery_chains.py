@@ -26,6 +26,8 @@ WARM_UP = (50, 50, 100, 150)  # transitions between two looks at the covariance
 BRIEF, KEPT = 50, 600  # transitions for the bounds of a grid, and for moments
 LEAPS = 16  # at most
 CLIMB, CLIMB_RATE = 150, 0.05  # steps from the starts, and their size
+LOST = 10.0  # nats a number below the others
+MIXED = 1.05  # R-hat, above which chains are no reference
 WANTED = 0.85  # share of transitions to accept
 READ = 6400  # states of the chains of which latents are read off
 GRID = 80  # points a number, a quarter of a standard deviation apart
@@ -80,6 +82,8 @@ def reference(written: Written, seed: int) -> dict[str, Any]:
         u, weights = _grid(target, draws.flatten(0, 1))
         how = f"quadrature, {GRID} points a number"
     else:
+        if not r_hat < MIXED:
+            raise RuntimeError(f"the chains are no reference: R-hat {r_hat:.3f}")
         every = len(draws) * CHAINS // READ
         u = draws.flatten(0, 1)[::every]
         weights = torch.ones(len(u))
@@ -189,7 +193,10 @@ def _climb(scores: Any, u: Tensor) -> Tensor:
     for _ in range(CLIMB):
         u.grad = -scores(u)[1].nan_to_num(0.0)
         rise.step()
-    return u
+    # One chain that is lost far away would give all of them its width.
+    height = scores(u)[0].nan_to_num(-torch.inf)
+    lost = height < height.median() - LOST * u.shape[-1]
+    return torch.where(lost[:, None], u[~lost][torch.randint(int((~lost).sum()), (len(u),))], u)
 
 
 def _run(scores, u, value, slope, factor, size, length, adapt):

@@ -67,7 +67,12 @@ def _slowest(case: Case, packing: Packing) -> str:
     for distance in FAR:
         values, log_det = latents.unpack(middle + width * distance * rays)
         heights.append(case.model(len(rays), values)[0] + log_det)
-    slow = _falls(torch.stack(heights)) <= SLOW
+    tall = torch.stack(heights)
+    values, log_det = latents.unpack(middle.unsqueeze(0))
+    # What is lower than this at all distances has no mass as far as it is looked.
+    mass = tall + packing.dim * torch.tensor(FAR).to(tall).log().unsqueeze(-1)
+    some = (mass >= case.model(1, values)[0] + log_det).any(0)
+    slow = some & (_falls(tall) <= SLOW)
     if not bool(slow.any()):
         return ""
     column = int(rays[slow][0].abs().argmax())
