@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_nf.model import LogDensity
-from pyro_nf.sampling.normal import GOOD, LBFGS, MARGIN, Coordinates, find_coordinates
+from pyro_nf.sampling.normal import GOOD, HALF, LBFGS, MARGIN, Coordinates, find_coordinates
 
 __all__ = ["climb_evidence"]
 
@@ -89,7 +89,7 @@ def _loss(log_density: LogDensity, found: Coordinates) -> Tensor:
     dim, even = len(found.shift), found.ess >= GOOD
     tril = found.scale_tril if even else found.scale_tril / MARGIN
     generator = torch.Generator(tril.device).manual_seed(0)
-    half = torch.randn(128 + dim, dim, generator=generator, dtype=tril.dtype, device=tril.device)
+    half = torch.randn(HALF + dim, dim, generator=generator, dtype=tril.dtype, device=tril.device)
     z = torch.cat([half, -half])
     log_q = -z.square().sum(-1) / 2 - tril.diagonal().log().sum() - dim * math.log(2 * math.pi) / 2
     log_weights = (log_density(found.shift + z @ tril.mT) - log_q).double()

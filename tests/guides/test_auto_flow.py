@@ -906,5 +906,6 @@ def test_above_500_dimensions_a_guide_starts_from_independent_numbers():
 
     guide = AutoFlowGuide(many, "affine_coupling*2", init_loc_fn=init_to_feasible).warm_start()
     mean, scale = (part.detach() for part in guide._loc_scale())
+    # Noise of the warm start, a fiftieth, at its largest of 600; and the networks' random start.
     assert float((mean - middle).abs().max()) < 0.1
     assert float((scale / torch.linspace(0.1, 2.0, 600)).log().abs().max()) < 0.2
