@@ -67,6 +67,8 @@ class PlainSum(Trace_ELBO):
     independent. Where the guide has none, the sum is right with plates or without.
     """
 
+    _scores = False  # whether the guide has draws without a gradient
+
     def _get_trace(
         self,
         model: Callable[..., Any],
@@ -74,6 +76,8 @@ class PlainSum(Trace_ELBO):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> tuple[poutine.Trace, poutine.Trace]:
+        if self._scores:
+            return super()._get_trace(model, guide, args, kwargs)
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
@@ -84,6 +88,7 @@ class PlainSum(Trace_ELBO):
         traces[1].compute_score_parts()
         drawn = [site for site in traces[1].nodes.values() if site["type"] == "sample"]
         if not all(is_identically_zero(site["score_parts"].score_function) for site in drawn):
+            self._scores = True  # so that no later step runs both twice
             return super()._get_trace(model, guide, args, kwargs)
         return traces
 
