@@ -10,13 +10,14 @@ from torch.distributions import (
     Distribution,
     ExpTransform,
     Independent,
+    MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
 
 from pyro_nf.guides.hierarchy import GENERATIONS, Generation, Hierarchy, Ties
 from pyro_nf.model import LogDensity, Many, Result, Target, Values, through
-from pyro_nf.sampling import Coordinates, find_coordinates, lower
+from pyro_nf.sampling import GOOD, Coordinates, find_coordinates, lower
 
 __all__ = ["find_ties", "untied"]
 
@@ -32,15 +33,23 @@ class _Bent(NamedTuple):
 
 
 class _Family(NamedTuple):
-    """A site that is normal in u: its columns, and its means and log scales at some points."""
+    """A site that is normal in u: its columns, and its means and log scales at some points.
+
+    The inverse of the correlations of its numbers, ``(k, k)``, is that at the first point.
+    """
 
     columns: list[int]
     loc: Tensor
     log_scale: Tensor
+    inverse: Tensor
 
 
 def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordinates:
     """The better coordinates of two: those found, or those of a posterior without its ties.
+
+    The better ones have the higher evidence lower bound, or a good effective share of their draws
+    where the others have none: what a normal distribution leaves out of a funnel is so little of
+    the mass that the bound hardly sees it.
 
     Arguments:
         target: The log density of the posterior.
@@ -61,7 +70,8 @@ def untied(target: Target, hierarchy: Hierarchy, found: Coordinates) -> Coordina
         lower(slope @ found.scale_tril),
         not target.vectorized,
     )
-    if free is not None and free.elbo > found.elbo:
+    # Rounds end once the share of draws is good, wherever their bound is then.
+    if free is not None and (free.elbo > found.elbo or free.ess > GOOD > found.ess):
         return free
     hierarchy.set([])
     return found
@@ -73,7 +83,8 @@ def find_ties(target: Target, point: Tensor) -> list[Ties]:
     The logarithms of their scales must be linear in u, as that of a positive latent is, and their
     means linear in u and in the square of each coordinate. Then runs of the model on both sides of
     `point` in each direction tell the coefficients, and runs elsewhere whether they are all there
-    is. Where the scale is constant and the mean is linear, there is nothing to win.
+    is. Where the scale is constant and the mean is linear, there is nothing to win. The numbers of
+    a multivariate normal site are taken one by one: their correlations remain.
 
     Arguments:
         target: The log density of the posterior.
@@ -106,32 +117,45 @@ def _families(target: Target, u: Tensor) -> Iterator[_Family]:
             node = trace.nodes[name]
             normal = _normal(node["fn"])
             if normal is not None:
-                parts = {"loc": normal.loc, "log_scale": normal.scale.log()}
-                for key, part in parts.items():
-                    flat = part.expand(node["value"].shape).reshape(-1)
-                    found[f"{key}/{name}"] = flat.to(log_det)
+                loc, scale, inverse = normal
+                shape = node["value"].shape
+                found[f"loc/{name}"] = loc.expand(shape).reshape(-1).to(log_det)
+                found[f"log_scale/{name}"] = scale.log().expand(shape).reshape(-1).to(log_det)
+                blocks = inverse.reshape(-1, *inverse.shape[-2:]).to(log_det)
+                found[f"inverse/{name}"] = torch.block_diag(*blocks)
         return log_det, found
 
     _, values = target.many(Many(parameters, tolerant=True), u)
     for name, columns in target.packing.columns.items():
         if f"loc/{name}" in values:
-            parts = values[f"loc/{name}"], values[f"log_scale/{name}"]
-            yield _Family([*range(columns.start, columns.stop)], *parts)
+            yield _Family(
+                [*range(columns.start, columns.stop)],
+                values[f"loc/{name}"],
+                values[f"log_scale/{name}"],
+                values[f"inverse/{name}"][0],
+            )
 
 
-def _normal(fn: Distribution) -> Normal | None:
-    """The normal distribution of a site in unconstrained space, if it has one."""
+def _normal(fn: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Means, scales and inverse correlations, ``(..., d, d)``, of a site that is normal in u."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
     if isinstance(fn, TransformedDistribution) and [*map(type, fn.transforms)] == [ExpTransform]:
         fn = fn.base_dist  # of a log-normal one, whose logarithm is in u
-    return fn if isinstance(fn, Normal) else None
+    if isinstance(fn, Normal):
+        return fn.loc, fn.scale, torch.ones_like(fn.scale)[..., None, None]
+    if isinstance(fn, MultivariateNormal):
+        scale = fn.stddev
+        return fn.loc, scale, fn.precision_matrix * scale[..., None] * scale[..., None, :]
+    return None
 
 
-def _generations(steps: Tensor, point: Tensor, families: list[_Family]) -> list[Ties]:
-    """The ties of each, as far as the priors tell them."""
+def _generations(
+    steps: Tensor, point: Tensor, families: list[_Family]
+) -> list[tuple[Ties, Tensor]]:
+    """The ties of each, as far as the priors tell them, and inverse correlations of children."""
     depth = torch.zeros_like(point, dtype=torch.long)  # 0 for those without a tie
-    members: list[list[Ties]] = [[] for _ in range(GENERATIONS)]
+    members: list[list[tuple[Ties, Tensor]]] = [[] for _ in range(GENERATIONS)]
     for family in families:
         loc, log_scale = _bent(steps, family.loc), _bent(steps, family.log_scale)
         if loc is None or log_scale is None or bool(log_scale.bend.any()):
@@ -145,14 +169,17 @@ def _generations(steps: Tensor, point: Tensor, families: list[_Family]) -> list[
         depth[family.columns] = generation + 1
         child = torch.tensor(family.columns, device=point.device)
         parent = parents.nonzero().squeeze(-1)
-        members[generation].append(_prior(child, parent, loc, log_scale, point))
-    return [_joined(ties) for ties in members if ties]
+        ties = _prior(child, parent, loc, log_scale, point)
+        members[generation].append((ties, family.inverse))
+    return [_joined(some) for some in members if some]
 
 
-def _joined(ties: list[Ties]) -> Ties:
+def _joined(members: list[tuple[Ties, Tensor]]) -> tuple[Ties, Tensor]:
     """Those of several families as one, each with its own parents."""
+    ties, inverses = zip(*members, strict=True)
     parts = zip(*ties, strict=True)
-    return Ties(*(torch.block_diag(*p) if p[0].dim() == 2 else torch.cat(p) for p in parts))
+    joined = (torch.block_diag(*p) if p[0].dim() == 2 else torch.cat(p) for p in parts)
+    return Ties(*joined), torch.block_diag(*inverses)
 
 
 def _prior(child: Tensor, parent: Tensor, loc: _Bent, log_scale: _Bent, point: Tensor) -> Ties:
@@ -189,15 +216,17 @@ def _bent(steps: Tensor, values: Tensor) -> _Bent | None:
     return _Bent(at, slope, bend) if fits else None
 
 
-def _completed(log_density: LogDensity, point: Tensor, generations: list[Ties]) -> list[Ties]:
+def _completed(
+    log_density: LogDensity, point: Tensor, generations: list[tuple[Ties, Tensor]]
+) -> list[Ties]:
     """The same with what the rest of the model says of each child.
 
     The last generation comes first, and those before it see the model in its coordinates: what data
     say of a child reaches its parent weakened by the child's own scale.
     """
     found = []
-    for ties in reversed(generations):
-        known = _likelihood(log_density, point, ties)
+    for ties, inverse in reversed(generations):
+        known = _likelihood(log_density, point, ties, inverse)
         layer = Generation(len(point))
         layer.set(known)
         log_density, point = through(layer, log_density), layer.inv(point)
@@ -205,13 +234,13 @@ def _completed(log_density: LogDensity, point: Tensor, generations: list[Ties]) 
     return found[::-1]
 
 
-def _likelihood(log_density: LogDensity, point: Tensor, ties: Ties) -> Ties:
+def _likelihood(log_density: LogDensity, point: Tensor, ties: Ties, inverse: Tensor) -> Ties:
     """The same with the normal density that all but its prior is to a child, by its curvature."""
 
     def rest(u: Tensor) -> Tensor:
         loc, log_scale = ties.prior(u)
         away = (u[ties.child] - loc) * (-log_scale).exp()
-        return log_density(u) + (away.square() / 2 + log_scale).sum()
+        return log_density(u) + away @ inverse @ away / 2 + log_scale.sum()
 
     u = point.detach().requires_grad_()
     (slope,) = torch.autograd.grad(rest(u), u)

@@ -26,6 +26,7 @@ from pyro_nf.sampling.modes import Summits as Summits
 from pyro_nf.sampling.modes import explore as explore
 from pyro_nf.sampling.modes import find_summits as find_summits
 from pyro_nf.sampling.modes import scattered as scattered
+from pyro_nf.sampling.normal import GOOD as GOOD
 from pyro_nf.sampling.normal import Coordinates as Coordinates
 from pyro_nf.sampling.normal import find_coordinates as find_coordinates
 from pyro_nf.sampling.normal import lower as lower

@@ -42,6 +42,14 @@ def funnel():
         pyro.sample("x", dist.Normal(ZERO, (v / 2).exp()))
 
 
+def correlated_funnel():
+    v = pyro.sample("v", dist.Normal(ZERO, 3.0))
+    tril = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    with pyro.plate("rest", 4):
+        x = dist.MultivariateNormal(torch.zeros_like(tril[0]), scale_tril=(v / 2).exp() * tril)
+        pyro.sample("x", x)
+
+
 def banana():
     x = pyro.sample("x", dist.Normal(ZERO + 1.0, 10**0.5))
     pyro.sample("y", dist.Normal(x.square(), 0.1**0.5))
@@ -155,6 +163,24 @@ def test_log_normal_children_are_tied_in_their_logarithm():
     assert bool((ties.precision == 0).all())
 
 
+def test_numbers_of_a_multivariate_normal_have_their_own_scales():
+    """The rows of a correlation's Cholesky factor have norm one, whatever it is."""
+
+    def model():
+        spread = pyro.sample("spread", dist.HalfNormal(torch.ones(2).double()).to_event(1))
+        corner = pyro.sample("corner", dist.LKJCholesky(2, ZERO + 2.0))
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        with pyro.plate("pairs", 2):
+            pyro.sample("pair", dist.MultivariateNormal(mean, scale_tril=spread.diag() @ corner))
+
+    (ties,) = ties_of(model)
+    assert ties.child.tolist() == [5, 6, 7, 8]
+    u = torch.tensor([0.7, -1.3, 0.4, 3.0, -2.0, 9.0, 9.0, 9.0, 9.0], dtype=torch.float64)
+    loc, log_scale = ties.prior(u)
+    assert torch.allclose(loc, u[[3, 4, 3, 4]])
+    assert torch.allclose(log_scale, u[[0, 1, 0, 1]])
+
+
 def bent():
     x = pyro.sample("x", dist.Normal(ZERO, 1.0))
     pyro.sample("y", dist.Normal(x.square(), 1 + x.square()))
@@ -262,7 +288,7 @@ def test_a_mean_may_be_bent():
 # ---------------------------------------------------------------- guides and fits
 
 
-@pytest.mark.parametrize("model", [funnel, banana])
+@pytest.mark.parametrize("model", [funnel, correlated_funnel, banana])
 def test_funnels_and_bananas_are_normal_without_their_ties(model):
     guide = AutoFlowGuide(model, "diag").warm_start()
     assert repr(guide).endswith(", whitened, without ties)")
@@ -283,15 +309,17 @@ def test_a_banana_has_one_mode(seed):
 
 
 def test_the_better_coordinates_are_taken(monkeypatch):
-    """By the bound, which here is turned round."""
+    """By the bound, which here is turned round, or by the effective share."""
     real = module.find_coordinates
 
-    def worse(*args):
-        return real(*args)._replace(elbo=-1e9)
+    def worse(ess):
+        return lambda *args: real(*args)._replace(elbo=-1e9, ess=ess)
 
-    monkeypatch.setattr(module, "find_coordinates", worse)
+    monkeypatch.setattr(module, "find_coordinates", worse(module.GOOD / 2))
     guide = AutoFlowGuide(schools, "diag").warm_start()
     assert guide.hierarchy.generations == 0
+    monkeypatch.setattr(module, "find_coordinates", worse(1.0))
+    assert AutoFlowGuide(funnel, "diag").warm_start().hierarchy.generations == 1
     monkeypatch.setattr(module, "find_coordinates", lambda *_: None)
     assert AutoFlowGuide(schools, "diag").warm_start().hierarchy.generations == 0
     monkeypatch.undo()
