@@ -26,7 +26,8 @@ DATA = Tensor.data.__get__  # type: ignore[attr-defined]  # a property to Python
 class Blanks(TorchFunctionMode):
     """Makes new empty tensors one a draw, so that the draws can write to them in place.
 
-    It also keeps ``x.data``, which Pyro's enumeration asks for, from being an error.
+    It also keeps ``x.data``, which Pyro's enumeration asks for, and ``x[mask] = 0``, as in the log
+    density of ``Multinomial``, from being errors.
     """
 
     def __init__(self, index: Tensor) -> None:
@@ -38,10 +39,19 @@ class Blanks(TorchFunctionMode):
     ) -> Any:
         if func == DATA:
             return args[0].detach()
+        if func == Tensor.__setitem__ and _fills(*args):
+            args[0].masked_fill_(*args[1:])
+            return None
         result = func(*args, **(kwargs or {}))
         if func in BLANK and result.is_floating_point():
             result = torch.where((self.index >= 0).to(result.device), result, result)
         return result
+
+
+def _fills(tensor: Tensor, index: Any, value: Any) -> bool:
+    """Whether an assignment writes one number where a mask of the same shape is true."""
+    mask = isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == tensor.shape
+    return mask and (not isinstance(value, Tensor) or value.dim() == 0)
 
 
 class Unchecked(Messenger):

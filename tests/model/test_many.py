@@ -72,6 +72,15 @@ def gaussian_process():
     pyro.sample("y", dist.MultivariateNormal(zeros(6), kernel), obs=Y)
 
 
+def filled_by_a_mask():
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(3, dtype=DOUBLE)))
+    pyro.sample("votes", dist.Multinomial(6, p), obs=torch.tensor([0.0, 2, 4], dtype=DOUBLE))
+    x = p.log()
+    x[x < -1] = -1.0
+    x[x > -0.1] = Y[0]
+    pyro.factor("cut", x.sum())
+
+
 class Regression(PyroModule):
     def __init__(self):
         super().__init__()
@@ -103,7 +112,7 @@ TOGETHER = {
     model.__name__: model
     for model in (
         *(product, plated, funnel, looped, written_into, summed_without_a_dim, gaussian_process),
-        one_number,
+        *(one_number, filled_by_a_mask),
     )
 } | {"module": Regression()}
 ALONE = {"branching": branching, "in_numpy": in_numpy}
