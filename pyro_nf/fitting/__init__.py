@@ -16,6 +16,7 @@ and chooses the state that is the result. All tuned numbers are in one place.
     deadline.py         the time at which a fit is to end
     schedule.py         rounds of a falling rate, and when there are enough
     model_parameters.py  the parameters of the model itself, their rate and their rest
+    evidence.py         where the evidence is largest in them
     objectives.py       what is trained: wide draws, draws of a pool
     chain_pool.py       draws of the posterior that train
     step.py             one step of SVI as one function

@@ -68,8 +68,9 @@ def fit(
 
     Parameters of the model, ``pyro.param`` or those of a module, are trained beside the guide. If
     they are up to 100 numbers, they start where the evidence of a normal approximation is largest,
-    and the last round is repeated, up to 4 times, while they still move; if they do at the end, a
-    warning names them, and the posterior is not called good.
+    and the last round is repeated, up to 4 times, while they still move. With a guide of yours they
+    wait there until it comes no nearer, or for half of `steps`. If they still move at the end, or
+    the evidence is larger elsewhere, a warning names them, and the posterior is not called good.
 
     A step whose loss or gradient is not finite, or in which the model's numerics fail, is skipped.
     A run of which most steps fail, or whose loss rises far above its best, returns to its best

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from pyro import poutine
 from pyro.infer import ELBO, RenyiELBO
 from pyro.infer.autoguide.guides import AutoContinuous
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_nf.checks import instance
@@ -19,8 +19,8 @@ from pyro_nf.fitting.batches import refuse_local_latents
 from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.fitting.checkpoint import CHECKPOINT_FORMAT
 from pyro_nf.fitting.discrete import summed_out
-from pyro_nf.fitting.elbo import Estimate, ManyParticles, PlainSum, parameters_seen
-from pyro_nf.fitting.model_parameters import climb
+from pyro_nf.fitting.elbo import Estimate, ManyParticles, PlainSum
+from pyro_nf.fitting.evidence import Evidence
 from pyro_nf.fitting.objectives import drawn
 from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.recipe import Recipe
@@ -45,7 +45,8 @@ class Setup:
         chain_pool: What the guide learns from besides, if there can be such a thing.
         modules: What holds, besides parameters, buffers that a checkpoint needs.
         identity: A text that tells this fit from others.
-        climbed: Whether parameters of the model were brought near to rest before.
+        evidence: What judges the model's own parameters; None where it has led them and the guide.
+        new: Whether it has led them.
     """
 
     guide: Guide
@@ -54,7 +55,13 @@ class Setup:
     chain_pool: ChainPool | None
     modules: list[nn.Module]
     identity: str
-    climbed: bool
+    evidence: Evidence | None
+    new: bool
+
+    @property
+    def watched(self) -> bool:
+        """Whether all steps are of the same data."""
+        return self.options.source is None
 
 
 def prepare(
@@ -90,20 +97,21 @@ def prepare(
     seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted
     guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
-    own = [] if target is None else _own_parameters(target)
-    climbed = new and isinstance(guide, AutoFlowGuide) and target is not None
-    if isinstance(guide, AutoFlowGuide) and new:
+    evidence = Evidence.of(fitted, args, kwargs, target, recipe)
+    own, near = bool(evidence.leaves), False
+    if new and (isinstance(guide, AutoFlowGuide) or evidence.is_known):
         with _stage("warm start", options):
-            if target is not None:
-                climb(target, own, recipe)
-            guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
+            evidence.climb()
+            if isinstance(guide, AutoFlowGuide):
+                near = target is not None and target.vectorized
+                guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
     chain_pool = objective = None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
         elbo = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
             chain_pool = _chain_pool(
-                guide, target, elbo.num_particles, recipe, cost <= recipe.cheap, bool(own)
+                guide, target, elbo.num_particles, recipe, cost <= recipe.cheap, own
             )
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
@@ -121,7 +129,8 @@ def prepare(
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
-    return Setup(guide, options, step, chain_pool, modules, identity, climbed)
+    judge = None if near else evidence
+    return Setup(guide, options, step, chain_pool, modules, identity, judge, new)
 
 
 @contextmanager
@@ -208,12 +217,6 @@ def _drawn(
 def _tell_slow(refusal: str) -> None:
     """Say once that draws run one by one, and what to type so that they need not."""
     warnings.warn(f"the model runs one draw at a time, which is slow: {refusal}", stacklevel=5)
-
-
-def _own_parameters(target: Target) -> list[Tensor]:
-    """The unconstrained parameters of the model."""
-    run = partial(target.one, {"u": target.start})
-    return list(parameters_seen(lambda: patiently(run)).values())
 
 
 def _chain_pool(

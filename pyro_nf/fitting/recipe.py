@@ -63,6 +63,11 @@ class Recipe:
     strides: float = 0.5
     # Times that the last round begins again while they move: a round number.
     repeats: int = 4
+    # Nats of the evidence by which they may be below its summit, where another guide has trained
+    # them: a round number.
+    behind: float = 0.02
+    # Nats by which a lower bound must be above that of the guide, to say so: a round number.
+    far_above: float = 1.0
     # Up to so many they are seen one by one, and moved to where the evidence of a normal
     # approximation is largest; weights of a neural net are not: a round number.
     few_parameters: int = 100

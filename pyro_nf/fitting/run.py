@@ -19,14 +19,12 @@ from pyro_nf.fitting.model_parameters import ModelParameters
 from pyro_nf.fitting.prepare import Setup
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.result import AVERAGE, Trial, choose
-from pyro_nf.fitting.schedule import Schedule, level
+from pyro_nf.fitting.schedule import OUT_OF_TIME, Schedule, level
 from pyro_nf.fitting.state import State, kept, put_back
 from pyro_nf.model import blame
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Run"]
-
-OUT_OF_TIME = "out of time"
 
 
 class Run:
@@ -48,7 +46,7 @@ class Run:
         self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
         self.step, self.chain_pool, self.options = setup.step, setup.chain_pool, setup.options
         self.warmup, self.deadline = self.options.warmup, self.options.deadline
-        self.parameters = ModelParameters(self.step, recipe, self.options.source is None)
+        self.parameters = ModelParameters(self.step, recipe, setup.watched, setup.evidence)
         self._how = ""  # it ended
         self.feed: Iterator[Sequence[Any]] | None = None
         first = self.step.parameters()
@@ -61,7 +59,7 @@ class Run:
         )
         content = checkpoint.load()
         if content is None:
-            self.parameters.tune()
+            self.parameters.tune(hold=setup.new)
         else:
             self.state = State.of(content["state"], recipe)
             self.schedule.length = self.schedule.whole  # there is more time now
@@ -132,17 +130,18 @@ class Run:
             self._set(self.state.sum / self.state.summed)
         moving = self.parameters.moving(self.schedule, self.state.middle)
         self.state.middle = None
-        if not moving and (self.schedule.is_idle(self.losses) if again else self._is_stationary()):
+        idle = self.schedule.is_idle(self.losses)
+        rests = not moving and (idle if again else self._is_stationary())
+        if rests and not self.parameters.are_held:
             self._how = "stationary"
             return False
         if self.schedule.is_cut:
             return False
         self.schedule.advance(to_last=self.is_of_several_modes)
         self._forget()
-        self.parameters.tune()
-        if again or self.chain_pool is None:
-            return True
-        if self.chain_pool.before_round(self.step, self.schedule):
+        self.parameters.begin_round(self.schedule, rests or idle)
+        pool = None if again else self.chain_pool
+        if pool is not None and pool.before_round(self.step, self.schedule):
             self.state.best, self.state.best_loss = self.step.parameters(), math.inf
         return True
 
@@ -175,6 +174,7 @@ class Run:
             losses.append(self.step(self.schedule.rate(index)))
             if index == self.schedule.middle:
                 self.state.middle = self.step.parameters()
+                self.parameters.halfway(self.schedule)
             if index >= averaging:
                 self.state.sum += self.step.parameters()
                 self.state.summed += 1
@@ -252,9 +252,10 @@ class Run:
         trials = {name: self._tried(end, data) for name, end in ends.items()}
         chosen = choose(trials, batches=self.feed is not None)
         self._set(ends[chosen])
-        state.message = f"{how} after {len(self.losses):,} steps ({self.step.fastest}); "
-        state.message += self._words(chosen, trials[chosen])
-        state.moving = self.parameters.moving(self.schedule, state.middle)
+        elbo = -trials[chosen].mean
+        state.moving, told = self.parameters.judged(self.schedule, state.middle, elbo)
+        end = f"{how} after {len(self.losses):,} steps ({self.step.fastest})"
+        state.message = "; ".join([end, *self._words(chosen, trials[chosen]), *told])
         state.finished = how not in ("interrupted", OUT_OF_TIME)
         self._save()
 
@@ -269,15 +270,14 @@ class Run:
         rest = 0.0 if self.chain_pool is None else self.chain_pool.loss()
         return Trial(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
 
-    def _words(self, chosen: str, trial: Trial) -> str:
+    def _words(self, chosen: str, trial: Trial) -> list[str]:
         """The end of the message: what was chosen, and what happened on the way."""
         skipped = sum(map(math.isnan, self.losses))
         words = [f"{chosen}, ELBO {-trial.mean:.2f} ± {trial.error:.2f}"]
         words += [] if self.chain_pool is None else self.chain_pool.words()
-        words += [] if self.setup.climbed else self.parameters.words()
         words += [f"{skipped} steps were skipped"] if skipped else []
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []
-        return "; ".join(words)
+        return words
 
     def _set(self, parameters: Tensor) -> None:
         self.step.set_parameters(parameters)

@@ -9,7 +9,9 @@ import torch
 
 from pyro_nf.fitting.recipe import Recipe
 
-__all__ = ["Schedule", "level"]
+__all__ = ["OUT_OF_TIME", "Schedule", "level"]
+
+OUT_OF_TIME = "out of time"  # how a run ended
 
 
 @dataclass

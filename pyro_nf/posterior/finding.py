@@ -59,11 +59,12 @@ class Finding:
 
 
 def still(moving: Sequence[str]) -> str:
-    """What parameters of the model mean that were left on their way, and what to type."""
+    """What parameters of the model mean that were left elsewhere, and what to type."""
     verb = "is" if len(moving) == 1 else "are"
     return (
         f"{', '.join(moving)}, of the model's own parameters, {verb} not yet where the evidence is "
-        "largest: type steps=... with more steps than there were, or begin nearer to it"
+        "largest: type steps=... with more steps than there were, begin nearer to it, or take a "
+        "guide that can come nearer to the posterior, as fit's own can"
     )
 
 
@@ -72,5 +73,5 @@ def unfinished(moving: Sequence[str]) -> list[Finding]:
     if not moving:
         return []
     words, count = f"{', '.join(moving)} of the model", float(len(moving))
-    decided = "parameters of the model were still moving"
+    decided = "parameters of the model are not where the evidence is largest"
     return [Finding("still moving", count, "spoils", words, decided, still(moving))]

@@ -30,4 +30,5 @@ from pyro_nf.sampling.normal import GOOD as GOOD
 from pyro_nf.sampling.normal import Coordinates as Coordinates
 from pyro_nf.sampling.normal import find_coordinates as find_coordinates
 from pyro_nf.sampling.normal import lower as lower
+from pyro_nf.sampling.parameters import Climbed as Climbed
 from pyro_nf.sampling.parameters import climb_evidence as climb_evidence

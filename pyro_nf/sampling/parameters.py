@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,15 +10,29 @@ from torch import Tensor
 from pyro_nf.model import LogDensity
 from pyro_nf.sampling.normal import GOOD, HALF, LBFGS, MARGIN, Coordinates, find_coordinates
 
-__all__ = ["climb_evidence"]
+__all__ = ["Climbed", "climb_evidence"]
 
 CLIMB = 100  # normal approximations on the way
 STILL = 1e-3  # nats that the last step of a climb may win
 
 
+class Climbed(NamedTuple):
+    """What a climb has come to.
+
+    Attributes:
+        gain: The nats that it has won.
+        reached: The log evidence there, or its lower bound.
+        sure: Whether it is the evidence itself at both ends, and not the lower bound.
+    """
+
+    gain: float
+    reached: float
+    sure: bool
+
+
 def climb_evidence(
     log_density: LogDensity, start: Tensor, scale: Tensor, leaves: Sequence[Tensor]
-) -> None:
+) -> Climbed:
     r"""Climb, in the parameters, the evidence that normal approximations of the posterior tell.
 
     Each value of the parameters :math:`\theta` has an approximation q of its own, made of the one
@@ -38,7 +53,8 @@ def climb_evidence(
         leaves: The parameters, which are changed in place.
     """
     here: list[Coordinates] = []
-    best, kept = math.inf, [leaf.detach().clone() for leaf in leaves]
+    before = [leaf.detach().clone() for leaf in leaves]
+    ways: list[tuple[float, bool, list[Tensor]]] = []  # a loss, whether of the evidence, and where
     optimizer = LBFGS(
         leaves,
         max_iter=CLIMB,
@@ -48,7 +64,6 @@ def climb_evidence(
     )
 
     def closure() -> Tensor:
-        nonlocal best, kept
         at = here[-1] if here else None
         found = find_coordinates(
             log_density, at.shift if at else start, at.scale_tril if at else scale
@@ -65,8 +80,7 @@ def climb_evidence(
         reached = float(loss.detach())
         if not math.isfinite(reached):
             raise _NowhereError
-        if reached < best:
-            best, kept = reached, [leaf.detach().clone() for leaf in leaves]
+        ways.append((reached, found.ess >= GOOD, [leaf.detach().clone() for leaf in leaves]))
         return loss.detach()
 
     try:
@@ -74,10 +88,13 @@ def climb_evidence(
     except _NowhereError:
         pass
     finally:
+        best = min(ways, key=lambda way: way[0]) if ways else (math.inf, False, before)
         with torch.no_grad():
-            for leaf, value in zip(leaves, kept, strict=True):
+            for leaf, value in zip(leaves, best[2], strict=True):
                 leaf.copy_(value)
                 leaf.grad = None
+    first = ways[0] if ways else best
+    return Climbed(first[0] - best[0] if ways else 0.0, -best[0], first[1] and best[1])
 
 
 class _NowhereError(Exception):

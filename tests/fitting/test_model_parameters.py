@@ -129,10 +129,10 @@ def test_a_linear_decoder_is_factor_analysis():
 def test_another_guide_says_what_it_has_left_on_its_way(tmp_path):
     y = rows(20, 1000.0, torch.tensor(9.0))
     five = {"scale": torch.tensor(5.0)}
+    guide = AutoNormal(hierarchy)
+    guide(y, 3.0, **five)  # no new one, so that nothing is moved before
     with pytest.warns(UserWarning, match="mu, of the model's own parameters, is not yet"):
-        posterior = fit(
-            hierarchy, y, 3.0, **five, guide=AutoNormal(hierarchy), steps=50, seed=0, progress=False
-        )
+        posterior = fit(hierarchy, y, 3.0, **five, guide=guide, steps=50, seed=0, progress=False)
     assert value("mu") < 500  # the warning is true
     assert posterior.moving == ("mu",)
     diagnosis = posterior.diagnose(1000)
@@ -150,6 +150,52 @@ def test_another_guide_goes_on_while_they_move():
     posterior = fit(hierarchy, y, 1.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False)
     assert abs(math.log(value("tau") / 4.0)) < 0.1 * (1 + 1 / 16) / math.sqrt(2 * len(y))
     assert not posterior.moving
+
+
+def test_a_scale_arrives_with_another_guide():
+    y = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2))
+    guide = AutoNormal(hierarchy)
+    posterior = fit(hierarchy, y, 10.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False)
+    error = (1 + (10 / 19.3) ** 2) / math.sqrt(2 * len(y))
+    assert abs(math.log(value("tau") / 19.3)) < 0.1 * error
+    assert not posterior.moving
+    assert "the loss alone" not in posterior.message
+
+
+def test_a_plateau_is_told_from_an_arrival():
+    y, zero = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2)), torch.tensor(0.0)
+    guide = AutoNormal(hierarchy)
+    guide(y, 10.0, loc=zero)  # no new one, so that nothing is moved before
+    with pytest.warns(UserWarning, match="tau, of the model's own parameters, is not yet"):
+        posterior = fit(hierarchy, y, 10.0, loc=zero, guide=guide, seed=0, progress=False)
+    assert value("tau") < 1  # the guide is the posterior there, and learns nothing more
+    assert posterior.moving == ("tau",)
+    assert posterior.diagnose(1000).verdict == "poor"
+    assert "nats larger at tau = 19.3" in posterior.message
+
+
+def test_a_mean_field_guide_whose_own_summit_is_elsewhere_says_so():
+    def model(y):
+        s = pyro.param("s", torch.tensor(1.0), constraint=constraints.positive)
+        total = pyro.sample("a", dist.Normal(0.0, s)) + pyro.sample("b", dist.Normal(0.0, s))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(total, 1.0), obs=y)
+
+    y = rows(20, 3.0, torch.tensor(1.0))  # their mean ~ N(0, 2 s^2 + 1 / 20)
+    exact = math.sqrt((9 - 1 / 20) / 2)
+    with pytest.warns(UserWarning, match="or take a guide that can come nearer"):
+        posterior = fit(model, y, guide=AutoNormal(model), steps=1000, seed=0, progress=False)
+    assert value("s") < 0.8 * exact
+    assert posterior.moving == ("s",)
+    assert "where this guide's lower bound has led" in posterior.message
+
+
+def test_in_the_middle_of_the_only_round_they_go_free():
+    y = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2))
+    guide = AutoNormal(hierarchy)
+    with pytest.warns(UserWarning, match="tau, of the model's own parameters"):
+        fit(hierarchy, y, 10.0, guide=guide, loc=y.mean(), steps=20, seed=0, progress=False)
+    assert 10 < value("tau") < 19  # drawn to a guide that has not come to them
 
 
 def test_what_is_at_rest_is_told_from_what_is_not():
