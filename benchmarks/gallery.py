@@ -1,7 +1,8 @@
 """Models of the galleries of Pyro, NumPyro, Stan and textbooks, as their authors write them.
 
     OMP_NUM_THREADS=1 python benchmarks/gallery.py [NAME ...] [--seed 0]
-    OMP_NUM_THREADS=1 python benchmarks/gallery.py [NAME ...] --reference [--numpyro PYTHON]
+    OMP_NUM_THREADS=1 python benchmarks/gallery.py [NAME ...] --reference [--numpyro PYTHON
+        [--long]]
 
 Each of `gallery_models` is fitted by the default call. `mean` is the error of the worst mean, in
 standard deviations of the reference, and `log sd` that of a log standard deviation, of
@@ -12,7 +13,8 @@ Seconds are of CPU, which other processes do not change much: those of `fit`, di
 The references are in `gallery_models/references.json`, which `--reference` writes: quadrature of
 up to two numbers, for more of them chains from many starts (`gallery_chains.py`) or NumPyro's NUTS,
 4 x (1000 + 1000), where the model is easily said in it and the option names an interpreter that
-has NumPyro. Its seconds are kept, compile time included.
+has NumPyro. Its seconds are kept, compile time included. With `--long` the moments are of longer
+chains alone, 8 x (2000 + 2500) of smaller steps, for models on which the others do not mix.
 """
 
 import argparse
@@ -43,6 +45,7 @@ FAR = 0.15  # standard deviations, or of a log of one, from which an answer is w
 HEAD = ["model", "D", "verdict", "mean", "log sd", "vectorized", "seconds", "NUTS [s]"]
 HERE = Path(__file__).parent
 REFERENCES, NUMPYRO = HERE / "gallery_models" / "references.json", HERE / "gallery_numpyro.py"
+SAID = [NUMPYRO, HERE / "gallery_numpyro_sums.py"]
 PACKAGE = Path(pyro_nf.__file__).parent
 
 Moments = dict[str, list[list[float]]]
@@ -124,18 +127,18 @@ def row(name: str, seed: int, moments: Moments | None) -> tuple[list[str], str]:
 
 
 def has_nuts(name: str) -> bool:
-    """Whether gallery_numpyro.py has the model."""
-    return f"\ndef {name}(" in NUMPYRO.read_text()
+    """Whether the model is said for NumPyro."""
+    return any(f"\ndef {name}(" in path.read_text() for path in SAID)
 
 
-def nuts(python: str, name: str) -> tuple[float, dict[str, np.ndarray]]:
+def nuts(python: str, name: str, *options: str) -> tuple[float, dict[str, np.ndarray]]:
     """The seconds of NumPyro's NUTS on a model, and its draws."""
     written = ALL[name]()
     data = [as_tensors(value).numpy() for value in (*written.args, *written.kwargs.values())]
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder) / "data", Path(folder) / "draws.npz"
         file.write_bytes(pickle.dumps(data))
-        command = [python, str(NUMPYRO), name, str(file), str(out)]
+        command = [python, str(NUMPYRO), name, str(file), str(out), *options]
         done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
         with np.load(out) as draws:
             return float(done.stdout), dict(draws)
@@ -149,7 +152,7 @@ def joined(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, An
     return first | {"how": how, "moments": first["moments"] | second["moments"]}
 
 
-def write_references(names: list[str], seed: int, python: str | None) -> None:
+def write_references(names: list[str], seed: int, python: str | None, long: bool) -> None:
     """The references of models, by NumPyro's NUTS where it has the model and is there."""
     torch.set_default_dtype(torch.float64)
     for name in names:
@@ -159,8 +162,10 @@ def write_references(names: list[str], seed: int, python: str | None) -> None:
         found = None
         if python and has_nuts(name):
             seconds, draws = nuts(python, name)
+            if long:
+                _, draws = nuts(python, name, "--long")
             found = of_nuts(written, draws) | {"seconds": seconds}
-        if found is None or written.twin:
+        if found is None or (written.twin and not long):
             found = joined(found, reference(written, seed))
         print(f"{name}: {found['how']}", file=sys.stderr, flush=True)
         REFERENCES.write_text(json.dumps({**stored(), name: found}, sort_keys=True) + "\n")
@@ -172,13 +177,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reference", action="store_true", help="write the reference moments")
     parser.add_argument("--numpyro", help="a Python interpreter that has NumPyro")
+    parser.add_argument("--long", action="store_true", help="NUTS of more and longer chains")
     options = parser.parse_args()
     unknown = sorted({*options.names} - {*ALL})
     if unknown:
         parser.error(f"no model {', '.join(unknown)}; there are {', '.join(ALL)}")
     torch.set_num_threads(1)
     if options.reference:
-        write_references(options.names, options.seed, options.numpyro)
+        write_references(options.names, options.seed, options.numpyro, options.long)
         return
     rows, notes = [HEAD], []
     for name in options.names:

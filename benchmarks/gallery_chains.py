@@ -104,6 +104,8 @@ def of_nuts(written: Written, draws: Mapping[str, np.ndarray]) -> dict[str, Any]
     r_hat = max(
         _r_hat(value.reshape(count, length, -1).transpose(0, 1)) for value in found.values()
     )
+    if not r_hat < MIXED:
+        raise RuntimeError(f"NumPyro's NUTS is no reference: R-hat {r_hat:.3f}")
     how = f"NumPyro's NUTS, {count} chains of {length}, R-hat {r_hat:.3f}"
     return {"how": how, "moments": _moments(found, torch.ones(count * length))}
 

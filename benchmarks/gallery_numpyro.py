@@ -1,9 +1,10 @@
 """NumPyro's NUTS on models of the gallery: for benchmarks/gallery.py, which starts it.
 
-    python gallery_numpyro.py NAME DATA OUT.npz
+    python gallery_numpyro.py NAME DATA OUT.npz [--long]
 
 DATA is a pickled list of arrays, those that the model takes. The draws go to OUT, and the seconds
-of CPU are printed, with those of compilation, without imports. Hierarchies are not centred.
+of CPU are printed, with those of compilation, without imports. Hierarchies are not centred. Some
+models stand in gallery_numpyro_sums.py.
 """
 
 import argparse
@@ -17,11 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from gallery_numpyro_sums import MODELS
 from jax import lax
-from numpyro.distributions import transforms
 from numpyro.infer import MCMC, NUTS, init_to_median
 
 sample = numpyro.sample
+
+# Transitions of the warm-up and after it, chains, and the share to accept.
+SHORT = 1000, 1000, 4, 0.8
+LONG = 2000, 2500, 8, 0.97
 
 
 def schools(sigma, y):
@@ -214,33 +219,20 @@ def autoregression(y):
     sample("y", dist.Normal(alpha + beta[0] * y[1:-1] + beta[1] * y[:-2], sigma), obs=y[2:])
 
 
-def hmm(sequence):
-    probs_x = sample("probs_x", dist.Dirichlet(0.9 * jnp.eye(3) + 0.5))
-    base = dist.Normal(0.0, 3.0).expand([3]).to_event(1)
-    ordered = transforms.OrderedTransform()
-    means = sample("means", dist.TransformedDistribution(base, ordered))
-    moves = jnp.log(probs_x)
-    seen = dist.Normal(means, 1.0).log_prob(sequence[:, None])
-
-    def step(forward, one):
-        return jax.nn.logsumexp(forward[:, None] + moves, 0) + one, None
-
-    forward, _ = lax.scan(step, moves[0] + seen[0], seen[1:])
-    numpyro.factor("y", jax.nn.logsumexp(forward))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--long", action="store_true", help="more chains, of smaller steps")
     options = parser.parse_args()
     numpyro.enable_x64()
-    model = globals()[options.name]
+    model = MODELS.get(options.name) or globals()[options.name]
     data = [jnp.asarray(value) for value in pickle.loads(options.data.read_bytes())]
     start = time.process_time()
-    kernel = NUTS(model, init_strategy=init_to_median)
-    counts = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4}
+    warm_up, kept, chains, accept = LONG if options.long else SHORT
+    kernel = NUTS(model, init_strategy=init_to_median, target_accept_prob=accept)
+    counts = {"num_warmup": warm_up, "num_samples": kept, "num_chains": chains}
     mcmc = MCMC(kernel, **counts, chain_method="sequential", progress_bar=False)
     mcmc.run(jax.random.PRNGKey(0), *data)
     draws = {name: np.asarray(value) for name, value in mcmc.get_samples(True).items()}

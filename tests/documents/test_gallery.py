@@ -38,6 +38,7 @@ def test_there_are_enough(gallery):
     assert refused == {"counted_twice"}
     assert stored <= gallery.ALL.keys() - refused
     assert set(QUICK) <= stored
+    assert {name for name in gallery.ALL if gallery.has_nuts(name)} >= {"schools", "mixed_hmm"}
 
 
 @pytest.mark.usefixtures("_float64")
@@ -77,6 +78,16 @@ def test_errors(gallery):
     assert log_sd == pytest.approx(math.log(2), abs=0.1)
     with pytest.raises(KeyError, match="nothing to compare"):
         gallery.errors(found, {"b": [[0.0], [1.0]]})
+
+
+def test_chains_that_do_not_mix_are_no_reference(gallery):
+    written = gallery.ALL["poisson_wide"]()
+    draws = {name: torch.randn(4, 200).numpy() for name in ("a", "b")}
+    how = gallery.of_nuts(written, draws)["how"]
+    assert how.startswith("NumPyro's NUTS, 4 chains of 200, R-hat 1.0")
+    draws["a"][0] += 3
+    with pytest.raises(RuntimeError, match="no reference: R-hat"):
+        gallery.of_nuts(written, draws)
 
 
 def test_a_fault_is_no_refusal(gallery, monkeypatch):
