@@ -43,6 +43,7 @@ inverted or run twice.
 """
 
 from pyro_nf.flows.adapted import Adapted as Adapted
+from pyro_nf.flows.adapted import adapt as adapt
 from pyro_nf.flows.adapted import walk as walk
 from pyro_nf.flows.affine_coupling import AdditiveCoupling as AdditiveCoupling
 from pyro_nf.flows.affine_coupling import AffineCoupling as AffineCoupling

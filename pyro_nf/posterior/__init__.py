@@ -4,14 +4,17 @@
 function of `Joint`: model and guide with their data, seen one draw at a time. Knows no training.
 
     posterior.py      the class that users hold
+    trained.py        what it knows of draws and densities
     joint.py          model and guide together, one draw at a time
     first_run.py      what a run of guide and model tells of them
     draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
+    refinement.py     draws of chains that go on from the guide's
     prediction.py     posterior predictive draws, also on new data
     forecasting.py    those of Pyro's forecasting models, beyond the end of the data
     evidence.py       the log evidence of rows
-    diagnosis.py      the verdict: importance weights, and the votes of the checks
+    judging.py        the verdict, by the guide's weights or by the chains from there on
+    diagnosis.py      what importance weights say, and the votes of the checks
     finding.py        what a check is shown of a posterior, and what it finds
     missed_mass.py    a search for mass that the draws have not met
     improper.py       whether the density falls at all, far away
@@ -29,5 +32,6 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 from pyro_nf.posterior import plots as plots
 from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.posterior import Posterior as Posterior
+from pyro_nf.posterior.refinement import Refinement as Refinement
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components

@@ -28,7 +28,8 @@ def chain_drift(case: Case) -> Finding | None:
 
     In many dimensions the weights of a guide vary though each of its marginals is right.
     """
-    change = drift(case.joint) if case.verdict == "usable" else math.nan
+    asked = case.verdict == "usable" and case.log_q is not None
+    change = drift(case.joint) if asked else math.nan
     if math.isnan(change):
         return None
     words = f"{change:.2f} sd in chains  (good below {STILL})"

@@ -159,14 +159,14 @@ def diagnose(
 
 
 def checked(weighed: Diagnosis, case: Case, search: bool) -> Diagnosis:
-    """What the weights say, after the votes of all :data:`CHECKS`.
+    """What the weights say, or the chains, after the votes of all :data:`CHECKS`.
 
     Where the weights find great fault with a guide nothing is looked for but its cause; where the
     density is random they say nothing.
 
     Arguments:
-        weighed: What the weights say.
-        case: The guide and its draws.
+        weighed: What they say.
+        case: The guide and the draws.
         search: Whether to make the checks, which take time.
     """
     lost = weighed.verdict == "poor" and weighed.ess < FEW

@@ -68,17 +68,18 @@ class Draws:
                 self.joint.log_density({name: value[0] for name, value in values.items()})
         return values, log_p, log_q
 
+    def scored(self, values: Values) -> tuple[Tensor, Tensor]:
+        """The log densities of any draws under model and guide, of shape ``(n,)``."""
+        with self.joint.scope():
+            log_p, _ = self.model(len(next(iter(values.values()))), values)
+            return log_p, log_density(self.joint, values)
+
     def in_double(self, values: Values) -> tuple[Values, Tensor, Tensor] | None:
         """Draws and their log densities again, in double precision, where that can be had."""
         if all(value.dtype != torch.float32 for value in values.values()):
             return None
-        values, n = doubled(values), len(next(iter(values.values())))
-
-        def weighted() -> tuple[Tensor, Tensor]:
-            with self.joint.scope():
-                return self.model(n, values)[0], log_density(self.joint, values)
-
-        found = in_double(weighted)
+        values = doubled(values)
+        found = in_double(lambda: self.scored(values))
         return None if found is None else (values, *found)
 
 

@@ -14,7 +14,9 @@ __all__ = ["to_arviz"]
 SINGLE = "observed_data"  # the one group that has no draws
 
 
-def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
+def to_arviz(
+    joint: Joint, values: Values, log_p: Tensor, log_q: Tensor, chains: int | None = None
+) -> Any:
     """An ``InferenceData`` of ArviZ 0.x, or a ``DataTree`` of ArviZ 1.x.
 
     Arguments:
@@ -22,6 +24,7 @@ def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
         values: Draws of the guide, and of the discrete sites that it lacks.
         log_p: Their log densities under the model.
         log_q: Their log densities under the guide.
+        chains: How many superchains they are of, one after the other; None for a guide's draws.
     """
     try:
         import arviz
@@ -29,7 +32,10 @@ def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
         raise ImportError("to_arviz needs ArviZ: pip install arviz") from error
     arrays: dict[str, Any] = {
         group: {
-            name: (value if group == SINGLE else value.unsqueeze(0)).detach().cpu().numpy()
+            name: (value if group == SINGLE else value.unflatten(0, (chains or 1, -1)))
+            .detach()
+            .cpu()
+            .numpy()
             for name, value in sites.items()
         }
         for group, sites in _groups(joint, values, log_p, log_q).items()
@@ -40,10 +46,10 @@ def to_arviz(joint: Joint, values: Values, log_p: Tensor, log_q: Tensor) -> Any:
     else:  # from ArviZ 1.0 on
         data = arviz.from_dict(arrays, dims=joint.dims)
     guide = type(joint.guide).__name__
-    about = {
-        "inference_library": "pyro_nf",
-        "sampling_method": f"variational: independent draws of {guide}, no Markov chain",
-    }
+    method = f"variational: independent draws of {guide}, no Markov chain"
+    if chains is not None:
+        method = f"Hamiltonian Monte Carlo in the coordinates of {guide}; a superchain is a chain"
+    about = {"inference_library": "pyro_nf", "sampling_method": method}
     data.attrs.update(about)
     data["posterior"].attrs.update(about)
     return data

@@ -17,22 +17,22 @@ Vote = Literal["spoils", "caps", "lifts", "neutral"]
 
 @dataclass(frozen=True)
 class Case:
-    """A guide and its draws, for checks to look at.
+    """A guide and its draws, or those of chains from there on, for checks to look at.
 
     Attributes:
         joint: Model and guide.
         model: The density of the model at many draws.
-        values: Draws of the guide.
+        values: The draws.
         log_p: Their log densities under the model.
-        log_q: Their log densities under the guide.
-        verdict: What their importance weights say.
+        log_q: Their log densities under the guide; None for draws of chains.
+        verdict: What their importance weights say, or the chains.
     """
 
     joint: Joint
     model: Many
     values: Values
     log_p: Tensor
-    log_q: Tensor
+    log_q: Tensor | None
     verdict: Verdict
 
 

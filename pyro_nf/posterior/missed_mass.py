@@ -23,7 +23,7 @@ from pyro_nf.model import (
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint, log_prob_sum
-from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered
+from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered, smooth
 
 __all__ = ["missed_mass"]
 
@@ -31,6 +31,7 @@ STARTS = 512  # climbs, or as many as the model takes at once
 FEWEST = 128  # of them, fewer find nothing
 PROBES = 500  # proposals from each summit
 SURE = 3.0  # standard errors by which mass must be missing
+VISITED = 0.1  # visits of chains to a summit, for its mass, below which they have not found it
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
 
 
@@ -45,8 +46,9 @@ def missed_mass(case: Case) -> Finding | None:
     name, percent = "missed mass", f"{100 * share:.0f} %"
     if not share > MISSED:
         return Finding(name, share, "neutral", percent)
+    who = "the chains do" if case.log_q is None else "the guide does"
     message = (
-        f"about {percent} of the posterior lies where the guide does not reach, in another mode "
+        f"about {percent} of the posterior lies where {who} not reach, in another mode "
         "perhaps; start elsewhere (another seed, init_loc_fn), use a flow of more layers, or "
         "compare the fits by their log evidence"
     )
@@ -74,23 +76,25 @@ def _of_angles(joint: Joint) -> str:
 def _share_in_double(case: Case) -> float:
     """The same of model and guide in double precision, by which this is called."""
     values = doubled(case.values)
-    log_p, log_q = case.model(len(case.log_p), values)[0], log_density(case.joint, values)
+    log_p = case.model(len(case.log_p), values)[0]
+    log_q = None if case.log_q is None else log_density(case.joint, values)
     return _share(case.joint, case.model, values, log_p, log_q)
 
 
-def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor) -> float:
-    """The share of the posterior's mass that the draws of the guide do not stand for.
+def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tensor | None) -> float:
+    """The share of the posterior's mass that the draws do not stand for.
 
     Climbs on the posterior's density start from the prior and from far around the draws. Normal
     distributions at the summits that they reach propose points, and together with the draws
     these make one importance sample, of which the evidence is compared with that of the draws.
+    Draws of chains, which have no density of their own, are counted at each summit.
 
     Arguments:
         joint: Model and guide.
         model: The density of the model at many draws.
-        values: Draws of the guide.
+        values: Draws of the guide, or of chains.
         log_p: Their log densities under the model.
-        log_q: Their log densities under the guide.
+        log_q: Their log densities under the guide; None for those of chains.
 
     Returns:
         The share, 0 if it is no more than noise; NaN if there can be no search: for discrete
@@ -104,14 +108,15 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
             {name: latent.shape for name, latent in joint.latents.items()},
             {name: latent.support for name, latent in joint.latents.items()},
         )
-        log_density(joint, {name: value[:1] for name, value in values.items()})
+        if log_q is not None:
+            log_density(joint, {name: value[:1] for name, value in values.items()})
     except (NotImplementedError, ValueError):  # no coordinates, or no density elsewhere
         return math.nan
     if packing.dim > MAX_DIM:
         return math.nan
     latents = Latents(joint.model, packing, joint.args, joint.kwargs, joint.chunk)
     u, stretch = latents.pack(values)
-    usable = u.isfinite().all(-1) & (log_p - log_q).isfinite()
+    usable = u.isfinite().all(-1) & (log_p if log_q is None else log_p - log_q).isfinite()
     if int(usable.sum()) < 2:
         return math.nan
     u, stretch = u[usable].double(), stretch[usable]
@@ -120,7 +125,10 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
         return math.nan
     points = summits.propose(PROBES)
     probes, log_det = latents.unpack(points.to(_dtype(joint)))
-    log_p = torch.cat([log_p[usable] + stretch, model(len(points), probes)[0] + log_det])
+    found = model(len(points), probes)[0] + log_det
+    if log_q is None:
+        return _not_visited(summits, u, points, found - summits.log_density(points))
+    log_p = torch.cat([log_p[usable] + stretch, found])
     log_q = torch.cat([log_q[usable] + stretch, log_density(joint, probes) + log_det])
     log_r = summits.log_density(torch.cat([u, points]))
     share = len(u) / len(log_p)
@@ -129,6 +137,22 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
     new, new_error = log_mean(log_p - log_mixture)
     sure = new - old > SURE * math.hypot(old_error, new_error)
     return -math.expm1(old - new) if sure else 0.0
+
+
+def _not_visited(summits: Summits, u: Tensor, points: Tensor, log_weights: Tensor) -> float:
+    """The share of the mass at summits where next to none of some draws are.
+
+    Arguments:
+        summits: The summits.
+        u: The draws.
+        points: What the summits propose.
+        log_weights: Of these, as an importance sample of the posterior.
+    """
+    weights = smooth(torch.where(log_weights.isfinite(), log_weights, -torch.inf)).log_weights.exp()
+    mass, visits = torch.zeros(2, len(summits.centres), dtype=torch.float64)
+    mass.index_add_(0, summits.squares(points).argmin(0), weights.to(mass))
+    visits.index_add_(0, summits.squares(u).argmin(0), torch.ones_like(u[:, 0]) / len(u))
+    return float(mass[visits < VISITED * mass].sum())
 
 
 def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:

@@ -1,41 +1,35 @@
 """Posterior: what a fit returns, and what can be done with any trained guide."""
 
+import copy
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pyro_nf.checks import runnable, whole
+from pyro_nf.checks import whole
 from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
 from pyro_nf.model import read
 from pyro_nf.posterior import plots
-from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose, voted
-from pyro_nf.posterior.draws import Draws, rounding
+from pyro_nf.posterior.diagnosis import Diagnosis
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
-from pyro_nf.posterior.finding import Case, unfinished
-from pyro_nf.posterior.first_run import look
-from pyro_nf.posterior.given_points import given_points
-from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
-from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.judging import judge
 from pyro_nf.posterior.prediction import draws_for, predict
+from pyro_nf.posterior.refinement import refined
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.summary import Summary, summarize
-from pyro_nf.sampling import resampled
+from pyro_nf.posterior.trained import DRAWS, Trained, count
+from pyro_nf.randomness import seeded
 
 __all__ = ["Posterior"]
 
 Model = Callable[..., Any]  # a Pyro model, or a guide
 
-DRAWS = 4000
-PROPOSALS = 4  # draws of the guide for each that is kept by resampling
 
-
-class Posterior:
+class Posterior(Trained):
     r"""The posterior that a trained guide stands for.
 
     Any Pyro guide will do: an autoguide of Pyro or of this package, a list of them, a module or
@@ -54,6 +48,7 @@ class Posterior:
         losses: The loss of each training step, with shape ``(steps,)``; empty if unknown.
         message: How the training ended; empty if unknown.
         moving: The parameters of the model that it has left before they were at rest.
+        refinement: What :meth:`refine` has made; None for the guide alone.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -72,68 +67,6 @@ class Posterior:
         torch.Size([100, 2])
     """
 
-    def __init__(self, model: Model, guide: Model, /, *args: Any, **kwargs: Any) -> None:
-        runnable("model", model)
-        runnable("guide", guide, "model")
-        args, kwargs = read(model, args, kwargs)
-        self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.losses = torch.empty(0, dtype=torch.float64)
-        self.message = ""
-        self.moving: tuple[str, ...] = ()
-        self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
-        self._draws = Draws(self._joint)
-
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """The shape of each latent site."""
-        return {name: latent.shape for name, latent in self._joint.latents.items()}
-
-    @property
-    def vectorized(self) -> bool | None:
-        """Whether draws are made and scored together; None before the first."""
-        return self._draws.vectorized
-
-    # ---------------------------------------------------------------- draws and densities
-
-    def draws(self, n: int) -> dict[str, Tensor]:
-        """Draws of the guide, and of the discrete sites that it lacks, given its own.
-
-        Arguments:
-            n: How many.
-
-        Returns:
-            For each latent site a tensor of shape ``(n, *shape)``.
-        """
-        return self._draws(_count(n))
-
-    def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The log density of the guide, which an approximation of the posterior's is.
-
-        Arguments:
-            values: For each latent site a value, or n of shape ``(n, *shape)``.
-
-        Returns:
-            A scalar, or n of shape ``(n,)``.
-        """
-        batch, single = as_batch(self._joint, values)
-        with self._joint.scope():
-            density = log_density(self._joint, batch)
-        return density[0] if single else density
-
-    def log_weights(self, n: int) -> Tensor:
-        """The log importance weights of n new draws of the guide, ``log p(x, data) - log q(x)``.
-
-        A latent site that the guide lacks is summed out if it is discrete and can be enumerated,
-        and else drawn from its prior.
-
-        Returns:
-            With shape ``(n,)``, in double precision.
-        """
-        values, log_p, log_q = self._draws.weighted(_count(n))
-        if n > 1:
-            check_width(self._joint, values)
-        return log_p - log_q
-
     def diagnose(self, n: int = DRAWS, search: bool = True) -> Diagnosis:
         """Whether the posterior is any good: k-hat, effective sample size, ELBO, evidence.
 
@@ -141,42 +74,56 @@ class Posterior:
         a guide that they find no great fault with is followed by a search for other modes, in up
         to 50 dimensions, for models that can be vectorized. In many dimensions they vary though
         each marginal is right, so where they find a flow guide usable but not good, short Markov
-        chains start from its draws: if they change no mean and no width, it is good.
+        chains start from its draws: if they change no mean and no width, it is good. Refined
+        draws are good where their chains have arrived, and have been at all summits that the
+        search finds.
 
         Arguments:
             n: The number of draws to judge from.
             search: Whether to search, and to run chains, in seconds or a minute or two.
         """
-        check_count(_count(n))
-        values, log_p, log_q = self._draws.weighted(n)
-        check_width(self._joint, values)
-        weighed = diagnose(log_p - log_q, rounding(values, log_p), given_points(self._joint))
-        if weighed.verdict != "good" and (again := self._draws.in_double(values)):
-            weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(self._joint))
-        weighed = voted(weighed, unfinished(self.moving))
-        case = Case(self._joint, self._draws.model, values, log_p, log_q, weighed.verdict)
-        return checked(weighed, case, search)
+        return judge(self._draws, self.refinement, self.moving, count(n), search)
 
-    def resample(self, n: int) -> dict[str, Tensor]:
-        """Draws that are corrected by Pareto-smoothed importance resampling.
+    def refine(
+        self,
+        n: int = 10_000,
+        transitions: int = 1000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> "Posterior":
+        """The posterior itself, by Markov chains that go on where the guide ends.
 
-        Of at least 4 n draws of the guide n are kept, with chances in proportion to their
-        smoothed importance weights; one with a large weight may come several times.
+        Many short chains start from draws of the guide and around them, and move in its
+        coordinates, in which the posterior is nearly normal. They have arrived when nested R-hat of
+        each unconstrained number, of its square and of the log density is below 1.01, and the
+        halves of what is kept agree. If they have not by the limit, a warning names the numbers
+        that have not. Ctrl-C ends them, and what there is is returned.
+
+        Any autoguide of Pyro's will do that packs its latents into a vector and has a transform,
+        such as ``AutoMultivariateNormal``.
 
         Arguments:
-            n: How many to keep.
+            n: The number of draws, at least; they depend on one another a little.
+            transitions: The most that each chain makes, after the first few.
+            seed: As for :func:`~pyro_nf.fit`.
+            progress: Whether to show a progress bar.
 
         Returns:
-            For each latent site a tensor of shape ``(n, *shape)``, in random order.
+            The same posterior with these draws, of which :meth:`draws`, :meth:`summary`,
+            :meth:`predict`, :meth:`to_arviz`, :meth:`plot` and :meth:`diagnose` then speak.
+            :meth:`log_prob` and :meth:`log_weights` stay the guide's.
         """
-        values, log_p, log_q = self._draws.weighted(max(PROPOSALS * _count(n), DRAWS))
-        check_width(self._joint, values)
-        verdict = diagnose(log_p - log_q)
-        if verdict.verdict == "poor":
-            warnings.warn(f"resampling cannot repair this: {verdict.message}", stacklevel=2)
-        chosen = resampled(log_p - log_q, n)
-        kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
-        return self._draws.completed(kept)
+        limit = whole("the number of transitions", transitions)
+        with seeded(seed):
+            found = refined(self._joint, count(n), limit, progress)
+        if found is None:
+            return self
+        other = copy.copy(self)
+        other.refinement = found
+        other.message = "; ".join(part for part in (self.message, str(found)) if part)
+        if not found.arrived:
+            warnings.warn(f"{found}; see diagnose()", stacklevel=2)
+        return other
 
     # ---------------------------------------------------------------- predictions and tables
 
@@ -204,7 +151,10 @@ class Posterior:
         if not (args or kwargs):
             return predict(self._joint, n, self.draws(n), self.args, self.kwargs)
         args, kwargs = read(self.model, args, kwargs, self._joint.dtypes)
-        values = draws_for(self._joint, _count(n), args, kwargs)
+        if self.refinement is None:
+            values = draws_for(self._joint, count(n), args, kwargs)
+        else:
+            values = self.refinement.some(count(n))
         return predict(self._joint, n, values, args, kwargs)
 
     def log_evidence(self, *args: Any, n: int = 1000, **kwargs: Any) -> Tensor:
@@ -221,7 +171,7 @@ class Posterior:
         Returns:
             With shape ``(rows,)``, in double precision; see :mod:`pyro_nf.posterior.evidence`.
         """
-        return log_evidence(self._joint, _count(n), args, kwargs)
+        return log_evidence(self._joint, count(n), args, kwargs)
 
     def summary(self, n: int = DRAWS) -> Summary:
         """A table of mean, standard deviation and quantiles of n draws, a row for each number."""
@@ -232,16 +182,21 @@ class Posterior:
 
         The groups are posterior (deterministic sites included), log_likelihood,
         posterior_predictive, observed_data, and sample_stats with the log densities ``lp`` of the
-        model and ``lq`` of the guide. The draws are one chain, and independent: diagnostics of
-        Markov chains do not apply to them, see :meth:`diagnose`. Where discrete sites are summed
+        model and ``lq`` of the guide. A guide's draws are one chain, and independent: diagnostics
+        of Markov chains do not apply to them, see :meth:`diagnose`. Of refined draws a superchain
+        is a chain, for which they mean what they always do. Where discrete sites are summed
         out, the log likelihood of one observation is not known, and that group is left out; so is
         an observed site without a sampler out of posterior_predictive, with a warning.
 
         Arguments:
             n: The number of draws.
         """
-        values, log_p, log_q = self._draws.weighted(_count(n))
-        return to_arviz(self._joint, self._draws.completed(values), log_p, log_q)
+        if self.refinement is None:
+            chains, (values, log_p, log_q) = None, self._draws.weighted(count(n))
+        else:
+            values, chains = self.refinement.spaced(count(n))
+            log_p, log_q = self._draws.scored(values)
+        return to_arviz(self._joint, self._draws.completed(values), log_p, log_q, chains)
 
     def plot(self, kind: str = "pairs", **options: Any) -> Any:
         """A picture, as a matplotlib figure.
@@ -262,7 +217,7 @@ class Posterior:
         It holds tensors and JSON, so ``torch.load(path, weights_only=True)`` reads it; the model
         and the data are not in it. A crash leaves the old file or the new one.
         """
-        write(path, pack(self._joint, self.losses, self.message, self.moving))
+        write(path, pack(self._joint, self.losses, self.message, self.moving, self.refinement))
 
     @classmethod
     def load(
@@ -283,9 +238,10 @@ class Posterior:
                 is made again by itself.
             kwargs: What the model takes.
         """
-        with unpacked(path, model, guide, args, kwargs) as (guide, losses, message, moving):
+        with unpacked(path, model, guide, args, kwargs) as (guide, saved):
             posterior = cls(model, guide, *args, **kwargs)
-        posterior.losses, posterior.message, posterior.moving = losses, message, moving
+        for name, value in saved.items():
+            setattr(posterior, name, value)
         return posterior
 
     def __repr__(self) -> str:
@@ -294,7 +250,3 @@ class Posterior:
         sites = ", ".join(f"{name} {tuple(shape)}" for name, shape in self.shapes.items())
         slow = "" if self.vectorized is not False else "; runs one draw at a time"
         return f"Posterior({guide}; {sites}{slow})"
-
-
-def _count(n: int) -> int:
-    return whole("the number of draws", n)

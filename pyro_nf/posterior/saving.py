@@ -18,6 +18,7 @@ from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import patiently, sites
 from pyro_nf.model import read as read_data
 from pyro_nf.posterior.joint import Joint, is_latent
+from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.randomness import kept_random_state
 
 __all__ = ["pack", "unpacked"]
@@ -28,7 +29,13 @@ FORMAT = 1
 Shapes = dict[str, tuple[int, ...]]
 
 
-def pack(joint: Joint, losses: Tensor, message: str, moving: Sequence[str] = ()) -> dict[str, Any]:
+def pack(
+    joint: Joint,
+    losses: Tensor,
+    message: str,
+    moving: Sequence[str] = (),
+    refinement: Refinement | None = None,
+) -> dict[str, Any]:
     """Tensors and JSON from which :func:`unpacked` makes guide and parameters again."""
     guide, model = joint.guide, joint.model
     own = {
@@ -55,6 +62,7 @@ def pack(joint: Joint, losses: Tensor, message: str, moving: Sequence[str] = ())
         "model": _state(model),
         "store": {n: p.detach().cpu() for n, p in params.items() if id(p) not in own},
         "losses": losses,
+        "refinement": None if refinement is None else refinement.content(),
     }
 
 
@@ -71,8 +79,8 @@ def unpacked(
     guide: Callable[..., Any] | None,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> Iterator[tuple[Callable[..., Any], Tensor, str, tuple[str, ...]]]:
-    """Guide, losses, message, and the parameters that still moved, out of a file.
+) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
+    """A guide, and what else a posterior knows, out of a file.
 
     Within the block, the parameters are in place. Afterwards those that belong to no module are in
     Pyro's parameter store, too, unless it has others of their name.
@@ -97,8 +105,11 @@ def unpacked(
         for name, part in (("guide", guide), ("model", model)):
             _fill_module(name, part, content[name], where)
         _fill_store(content["store"], where)
-        moving = tuple(header.get("moving", ()))  # files of older versions do not tell
-        yield guide, content["losses"], header["message"], moving
+        saved = {"losses": content["losses"], "message": header["message"]}
+        # Files of older versions have no more.
+        saved["moving"] = tuple(header.get("moving", ()))
+        saved["refinement"] = Refinement.of(content.get("refinement"))
+        yield guide, saved
     known = set(store.keys())
     new = [name for name in content["store"] if name not in known]
     store.set_state({key: {n: value[n] for n in new} for key, value in state.items()})

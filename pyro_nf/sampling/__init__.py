@@ -9,6 +9,8 @@ training.
     parameters.py  parameters of a log density, moved to where its evidence is largest
     modes.py       many climbs, the summits they reach, draws of a posterior of several
     chains.py      Hamiltonian Monte Carlo, many short chains side by side
+    nested.py      whether many short chains have arrived: nested R-hat
+    refine.py      draws by chains that go on from a guide's until they have arrived
     importance.py  Pareto-smoothed weights, k-hat, resampling
 """
 
@@ -32,3 +34,10 @@ from pyro_nf.sampling.normal import find_coordinates as find_coordinates
 from pyro_nf.sampling.normal import lower as lower
 from pyro_nf.sampling.parameters import Climbed as Climbed
 from pyro_nf.sampling.parameters import climb_evidence as climb_evidence
+from pyro_nf.sampling.refine import ARRIVED as ARRIVED
+from pyro_nf.sampling.refine import CHOICE as CHOICE
+from pyro_nf.sampling.refine import SUPERCHAINS as SUPERCHAINS
+from pyro_nf.sampling.refine import Phase as Phase
+from pyro_nf.sampling.refine import how_many as how_many
+from pyro_nf.sampling.refine import phases as phases
+from pyro_nf.sampling.refine import starts as starts

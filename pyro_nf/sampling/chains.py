@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_nf.flows import Flow
 from pyro_nf.model import LogDensity, through, traced_scores
 
-__all__ = ["chains"]
+__all__ = ["Chains", "chains"]
 
 KEPT = 25  # transitions
 SETTLING = 25  # transitions before these, for chains that do not start in the posterior
@@ -19,14 +19,8 @@ STEP = 0.5  # their size at first, over the fourth root of the dimension
 WANTED = 0.8  # share of transitions to accept
 
 
-def chains(
-    log_density: LogDensity,
-    flow: Flow,
-    starts: Tensor,
-    settling: int = SETTLING,
-    octaves: float = 0.0,
-) -> Tensor:
-    r"""Draws of a posterior by Hamiltonian Monte Carlo where its flow makes it nearly normal.
+class Chains:
+    r"""Chains of Hamiltonian Monte Carlo where a flow makes a posterior nearly normal.
 
     For :math:`u = f(z)` a chain moves z by the density :math:`p(f(z)) |\det J_f(z)|`. A transition
     is a few leapfrog steps of one size for all chains, which follows the rate of acceptance. One
@@ -42,37 +36,69 @@ def chains(
     Arguments:
         log_density: :math:`\log p(u)` for u of shape ``(n, D)``.
         flow: The flow f.
-        starts: Where the chains start, in u, with shape ``(n, D)``.
-        settling: The number of transitions before the first that is kept.
+        z: Where the chains start, with shape ``(n, D)``.
         octaves: How much shorter the steps of some chains are: by up to so many halvings, anew
             for each transition. Where a posterior narrows to a neck, no others lead on.
+
+    Attributes:
+        z: Where they are.
+        value: The log density of z there, with shape ``(n,)``.
+    """
+
+    def __init__(
+        self, log_density: LogDensity, flow: Flow, z: Tensor, octaves: float = 0.0
+    ) -> None:
+        self._scores = traced_scores(through(flow, log_density), z)
+        self.z = z
+        self.value, self._slope = self._scores(z)
+        self._octaves, self._size, self._done = octaves, STEP / z.shape[-1] ** 0.25, 0
+
+    def go(self) -> None:
+        """Make a transition."""
+        size, value = self._size, self.value
+        speed = torch.randn_like(self.z)
+        # Steps of random size, lest a chain return to where it was.
+        length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
+        if self._octaves:
+            length = length * 2.0 ** (-self._octaves * torch.rand_like(value))
+        leaps = min(LEAPS, math.ceil(PATH / size))
+        z, new, slope, gain = _leap(self._scores, self.z, value, self._slope, speed, length, leaps)
+        chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
+        taken = torch.rand_like(chance) < chance
+        self.value = torch.where(taken, new, value)
+        self.z = torch.where(taken.unsqueeze(-1), z, self.z)
+        self._slope = torch.where(taken.unsqueeze(-1), slope, self._slope)
+        self._size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + self._done) ** 0.5)
+        self._done += 1
+
+
+def chains(
+    log_density: LogDensity,
+    flow: Flow,
+    starts: Tensor,
+    settling: int = SETTLING,
+    octaves: float = 0.0,
+) -> Tensor:
+    """Draws of a posterior by :class:`Chains`.
+
+    Arguments:
+        log_density: :math:`\\log p(u)` for u of shape ``(n, D)``.
+        flow: The flow from z to u.
+        starts: Where the chains start, in u, with shape ``(n, D)``.
+        settling: The number of transitions before the first that is kept.
+        octaves: How much shorter the steps of some chains are.
 
     Returns:
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
     """
-
     with torch.no_grad():
         z = flow.inverse_and_log_det(starts)[0]
-    scores = traced_scores(through(flow, log_density), z)
-    value, slope = scores(z)
-    size = STEP / z.shape[-1] ** 0.25
+    moving = Chains(log_density, flow, z, octaves)
     kept = []
     for index in range(settling + KEPT):
-        speed = torch.randn_like(z)
-        # Steps of random size, lest a chain return to where it was.
-        length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
-        if octaves:
-            length = length * 2.0 ** (-octaves * torch.rand_like(value))
-        leaps = min(LEAPS, math.ceil(PATH / size))
-        new, new_value, new_slope, gain = _leap(scores, z, value, slope, speed, length, leaps)
-        chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)
-        taken = torch.rand_like(chance) < chance
-        value = torch.where(taken, new_value, value)
-        z = torch.where(taken.unsqueeze(-1), new, z)
-        slope = torch.where(taken.unsqueeze(-1), new_slope, slope)
-        size *= 2.0 ** ((float(chance.mean()) - WANTED) / (1 + index) ** 0.5)
+        moving.go()
         if index >= settling:
-            kept.append(z)
+            kept.append(moving.z)
     with torch.no_grad():
         return flow.forward_and_log_det(torch.cat(kept))[0]
 

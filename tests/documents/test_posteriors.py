@@ -1,4 +1,4 @@
-"""The default call on two posteriors of posteriordb, and the benchmark that scores it."""
+"""The default call and refinement on two posteriors of posteriordb, and the benchmarks for them."""
 
 import subprocess
 import sys
@@ -7,16 +7,31 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_the_default_call_is_right_on_both():
-    script = BENCHMARKS / "posteriors.py"
+def printed(script, *arguments):
+    """The head of the table that a benchmark prints, and its two rows."""
     done = subprocess.run(
-        [sys.executable, str(script), str(BENCHMARKS / "posteriordb")],
+        [sys.executable, str(BENCHMARKS / script), str(BENCHMARKS / "posteriordb"), *arguments],
         check=True,
         capture_output=True,
         text=True,
     )
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    head, rows = table[0], table[2:4]
+    return table[0], table[2:4]
+
+
+def test_refinement_makes_a_fit_of_fifty_steps_right_on_both():
+    head, rows = printed("refine.py", "--steps", "50")
+    assert len(rows) == 2
+    for row in rows:
+        # After "refine [s]"; the references are 2,000 draws, as below.
+        mean, log_sd = row[head.index("refine [s]") + 1 :][:2]
+        assert float(mean) < 0.08
+        assert float(log_sd) < 0.08
+        assert row[head.index("verdict")] == "good"
+
+
+def test_the_default_call_is_right_on_both():
+    head, rows = printed("posteriors.py")
     found = [dict(zip(head, row, strict=True)) for row in rows]
     assert [row["posterior"].split("-")[0] for row in found] == ["eight_schools", "kilpisjarvi_mod"]
     for row in found:

@@ -1,0 +1,64 @@
+"""The verdict on a posterior: by the weights of its guide's draws, or by chains from there on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose, voted
+from pyro_nf.posterior.draws import Draws, rounding
+from pyro_nf.posterior.finding import Case, Finding, Verdict, unfinished
+from pyro_nf.posterior.given_points import given_points
+from pyro_nf.posterior.guide_density import check_width
+from pyro_nf.posterior.refinement import Refinement
+from pyro_nf.sampling import ARRIVED
+
+__all__ = ["judge"]
+
+CLOSE = 1.05  # R-hat up to which draws that have not arrived are usable
+
+
+def judge(
+    draws: Draws, refinement: Refinement | None, moving: Sequence[str], n: int, search: bool
+) -> Diagnosis:
+    """The verdict on a posterior.
+
+    Arguments:
+        draws: Draws of its guide.
+        refinement: Draws of chains that went on from them, if there are any, which the verdict
+            is on then.
+        moving: The parameters of the model that were left before they were at rest.
+        n: The number of draws to judge from.
+        search: Whether to search elsewhere, which takes time.
+    """
+    check_count(n)
+    joint = draws.joint
+    values, log_p, log_q = draws.weighted(n)
+    check_width(joint, values)
+    weighed = diagnose(log_p - log_q, rounding(values, log_p), given_points(joint))
+    if weighed.verdict != "good" and (again := draws.in_double(values)):
+        weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(joint))
+    case = Case(joint, draws.model, values, log_p, log_q, weighed.verdict)
+    if refinement is not None:
+        weighed = _of_chains(weighed, refinement)
+        values = refinement.some(n)
+        with joint.scope():
+            log_p = draws.model(n, values)[0]
+        case = Case(joint, draws.model, values, log_p, None, weighed.verdict)
+    return checked(voted(weighed, unfinished(moving)), case, search)
+
+
+def _of_chains(weighed: Diagnosis, refinement: Refinement) -> Diagnosis:
+    """What chains say of their draws, in place of what weights say of the guide's."""
+    worst = refinement.worst
+    found = Finding("chains", worst, "neutral", str(refinement))
+    verdict: Verdict = "good" if refinement.arrived else "usable" if worst < CLOSE else "poor"
+    if refinement.arrived:
+        message = "the draws stand for the posterior"
+        decided = f"nested R-hat {worst:.3f} below {ARRIVED} for all numbers"
+    else:
+        decided = f"nested R-hat {worst:.3f}, or draws whose means still move"
+        message = (
+            "chains that went on from the guide have not arrived: give them more transitions, "
+            "refine(transitions=...), or train the guide for more steps, in whose coordinates they "
+            "move"
+        )
+    return replace(weighed, verdict=verdict, message=message, decided=decided, findings=(found,))
