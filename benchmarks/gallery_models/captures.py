@@ -136,7 +136,13 @@ def cjs_3() -> Written:
             phi.append(torch.sigmoid(pyro.sample(f"phi_logit_{t}", effect)))
         _by_hand(capture_history, phi, rho)
 
-    return Written(model, (_captures()[0],), twin=twin)
+    def numbers(draws):
+        # Chances, since the deviation of their logits is that of a few draws that are far away.
+        chances = {f"phi_{t}": draws[f"phi_logit_{t}"].sigmoid() for t in range(1, YEARS)}
+        logits = {name: _logit(draws[name]) for name in ("phi_mean", "rho")}
+        return chances | logits | {"phi_sigma": _logit(draws["phi_sigma"] / 10)}
+
+    return Written(model, (_captures()[0],), twin=twin, numbers=numbers)
 
 
 def cjs_4() -> Written:
