@@ -14,7 +14,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
-from pyro_nf.model import Given, Many, Result, Values, by_vmap, patiently
+from pyro_nf.model import Given, Many, Result, Values, by_vmap, cause, patiently
 from pyro_nf.randomness import kept_random_state
 
 __all__ = [
@@ -125,9 +125,11 @@ class ManyParticles(Trace_ELBO):
     ) -> str:
         """Why particles of this model and guide cannot run together; empty if they can."""
 
+        def run(values: Values) -> poutine.Trace:
+            return poutine.trace(Given(values)(model)).get_trace(*args, **kwargs)
+
         def joint(values: Values) -> Result:
-            trace = poutine.trace(Given(values)(model)).get_trace(*args, **kwargs)
-            return torch.as_tensor(trace.log_prob_sum()), {}
+            return torch.as_tensor(run(values).log_prob_sum()), {}
 
         def drawn() -> Values:
             trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -138,8 +140,15 @@ class ManyParticles(Trace_ELBO):
         density = Many(joint, tolerant=True)
         loss = Many(_one_particle(model, guide, args, kwargs), random=True, tolerant=True)
         with poutine.block():
-            if density.decide(1, patiently(drawn)):
+            values = patiently(drawn)
+            if density.decide(1, values):
                 loss.decide(1, {})
+            else:
+                with torch.no_grad():
+                    one = {name: value[0] for name, value in values.items()}
+                    first, second = (patiently(lambda: run(one)) for _ in range(2))
+                if first.log_prob_sum().nan_to_num() != second.log_prob_sum().nan_to_num():
+                    return cause(first, one)
         return density.reason or loss.reason
 
 

@@ -1,6 +1,5 @@
 """All that a run needs: a guide where it starts, an ELBO, a pool perhaps, and a step."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +46,7 @@ class Setup:
         identity: A text that tells this fit from others.
         evidence: What judges the model's own parameters; None where it has led them and the guide.
         new: Whether it has led them.
+        slow: Why the model runs one draw at a time, in words; empty if it does not.
     """
 
     guide: Guide
@@ -57,6 +57,7 @@ class Setup:
     identity: str
     evidence: Evidence | None
     new: bool
+    slow: str
 
     @property
     def watched(self) -> bool:
@@ -105,10 +106,10 @@ def prepare(
             if isinstance(guide, AutoFlowGuide):
                 near = target is not None and target.vectorized
                 guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    chain_pool = objective = None
+    chain_pool, objective, slow = None, None, ""
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
-        elbo = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
+        elbo, slow = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
         if target and options.steps is None and source is None:
             chain_pool = _chain_pool(
                 guide, target, elbo.num_particles, recipe, cost <= recipe.cheap, own
@@ -130,7 +131,7 @@ def prepare(
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
     judge = None if near else evidence
-    return Setup(guide, options, step, chain_pool, modules, identity, judge, new)
+    return Setup(guide, options, step, chain_pool, modules, identity, judge, new, slow)
 
 
 @contextmanager
@@ -184,22 +185,21 @@ def _default_elbo(
     kwargs: Mapping[str, Any],
     options: Options,
     recipe: Recipe,
-) -> ELBO:
-    """Trace_ELBO, its particles together where each is then as if it were alone."""
+) -> tuple[ELBO, str]:
+    """Trace_ELBO, its particles together where each is then as if it were alone; else why not."""
     particles = options.particles
     if any(isinstance(part, AmortizedFlowGuide) for part in flow_parts(guide)):
         particles = particles or 1  # there is one for each row
     if particles == 1:
-        return PlainSum()
+        return PlainSum(), ""
     if target is not None and _is_plain(target, options):
         refusal = target.reason
     else:
         refusal = ManyParticles.refusal(model, guide, args, kwargs)
     if refusal:
-        _tell_slow(refusal)
-        return PlainSum(num_particles=particles or recipe.looped_particles)
+        return PlainSum(num_particles=particles or recipe.looped_particles), refusal
     affordable = min(recipe.particles, int(recipe.particles * recipe.cheap / max(cost, 1)))
-    return ManyParticles(num_particles=particles or max(recipe.few_particles, affordable))
+    return ManyParticles(num_particles=particles or max(recipe.few_particles, affordable)), ""
 
 
 def _is_plain(target: Target | None, options: Options) -> TypeGuard[Target]:
@@ -212,11 +212,6 @@ def _drawn(
 ) -> Estimate:
     """The ELBO by draws of the guide's vector."""
     return drawn(target, guide.get_posterior(*args, **kwargs), particles)
-
-
-def _tell_slow(refusal: str) -> None:
-    """Say once that draws run one by one, and what to type so that they need not."""
-    warnings.warn(f"the model runs one draw at a time, which is slow: {refusal}", stacklevel=5)
 
 
 def _chain_pool(

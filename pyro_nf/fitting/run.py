@@ -101,7 +101,7 @@ class Run:
             try:
                 if self.deadline.interrupted:
                     raise KeyboardInterrupt
-                when_to_compile.begin(self.step, compile, bar)
+                when_to_compile.begin(self.step, compile, bar, self.setup.slow)
                 while len(self.losses) < self.schedule.end or self._begin_round():
                     started, begin = time.perf_counter(), len(self.losses)
                     self.schedule.cut(begin, self.deadline.steps)
@@ -245,17 +245,16 @@ class Run:
         ends |= {"the last iterate": self.step.parameters(), "the best state": state.best}
         ends["the start"] = state.first
         self.step.weight.fill_(1.0)
-        # The same batches for all of them.
-        data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses
+        data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses  # for all
         if self.feed is not None:
             data = list(islice(self.feed, self.recipe.final_batches))
         trials = {name: self._tried(end, data) for name, end in ends.items()}
         chosen = choose(trials, batches=self.feed is not None)
         self._set(ends[chosen])
-        elbo = -trials[chosen].mean
-        state.moving, told = self.parameters.judged(self.schedule, state.middle, elbo)
+        best = trials[chosen]
+        state.moving, told = self.parameters.judged(self.schedule, state.middle, -best.mean)
         end = f"{how} after {len(self.losses):,} steps ({self.step.fastest})"
-        state.message = "; ".join([end, *self._words(chosen, trials[chosen]), *told])
+        state.message = "; ".join([end, *self._words(chosen, best), *told])
         state.finished = how not in ("interrupted", OUT_OF_TIME)
         self._save()
 
@@ -274,6 +273,7 @@ class Run:
         """The end of the message: what was chosen, and what happened on the way."""
         skipped = sum(map(math.isnan, self.losses))
         words = [f"{chosen}, ELBO {-trial.mean:.2f} ± {trial.error:.2f}"]
+        words += [f"one draw at a time: {self.setup.slow}"] if self.setup.slow else []
         words += [] if self.chain_pool is None else self.chain_pool.words()
         words += [f"{skipped} steps were skipped"] if skipped else []
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []

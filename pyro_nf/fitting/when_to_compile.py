@@ -4,31 +4,35 @@ import warnings
 from typing import Any, Literal
 
 from pyro_nf.fitting.recipe import Recipe
-from pyro_nf.fitting.step import Step
+from pyro_nf.fitting.step import Step, Tier
 
 __all__ = ["Compile", "begin", "upgrade"]
 
 Compile = Literal["auto", "quick", "full", False]
 
 
-def begin(step: Step, compile: Compile, bar: Any) -> None:  # fit's word
-    """Move a step to the tier in which its run begins.
+def begin(step: Step, compile: Compile, bar: Any, slow: str = "") -> None:  # fit's word
+    """Move a step to the tier in which its run begins, and say once what makes it slow.
 
     Arguments:
         step: The step.
         compile: What :func:`~pyro_nf.fitting.fit` takes.
         bar: A progress bar, which says so.
+        slow: Why the model runs one draw at a time; empty if it does not.
     """
-    if compile is False:
-        return
-    for tier in ("full", "quick") if compile == "full" else ("quick",):
+    words = [f"the model runs one draw at a time, which is slow: {slow}"] if slow else []
+    tiers: dict[Compile, tuple[Tier, ...]] = {"full": ("full", "quick"), False: ()}
+    for tier in tiers.get(compile, ("quick",)):
         bar.set_description("tracing" if tier == "quick" else "compiling")
         if step.compile(tier):
             break
     else:
-        # Past this function and Run.go and fit, to the line that called fit.
-        warnings.warn(f"the step cannot be compiled and runs eagerly: {step.reason}", stacklevel=4)
+        if compile is not False:
+            words.append(f"the step cannot be compiled and runs eagerly: {step.reason}")
     bar.set_description("fitting")
+    if words:
+        # Past this function and Run.go and fit, to the line that called fit.
+        warnings.warn("; besides, ".join(words), stacklevel=4)
 
 
 def upgrade(step: Step, steps: int, seconds: float, recipe: Recipe, bar: Any) -> None:

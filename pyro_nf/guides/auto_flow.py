@@ -36,7 +36,8 @@ class AutoFlowGuide(VectorGuide):
     Four things are not as in ``AutoMultivariateNormal``: `loc` is the mean of fixed draws, no
     parameter, and there is no `scale_tril`; a standard deviation is not half of the central 68 %; a
     new guide lies where `init_loc_fn` says but for a few hundredths of `init_scale`; and networks,
-    as in the default flow, want a learning rate of some 0.01, where ``"tril"`` bears 0.05.
+    as in the default flow, want 16 draws a step or more and a learning rate of some 0.01, where
+    ``"tril"`` bears 0.05 with one draw: a step of Adam's moves all weights of a network at once.
 
     References:
         Variational Inference with Normalizing Flows (Rezende and Mohamed, 2015)

@@ -69,3 +69,4 @@ from pyro_nf.model.reading import explain_dtypes as explain_dtypes
 from pyro_nf.model.reading import read as read
 from pyro_nf.model.starts import startable as startable
 from pyro_nf.model.target import Target as Target
+from pyro_nf.model.target import cause as cause

@@ -1,6 +1,6 @@
 """A model seen as one log density over one unconstrained vector."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from pyro_nf.model.failures import patiently
 from pyro_nf.model.many import Many, Result, Values, by_loop
 from pyro_nf.model.packing import Packing, Unpack
 
-__all__ = ["Target"]
+__all__ = ["Target", "cause"]
 
 RANDOM = (
     "its density is random, of a subsample of the data or of a site that the guide lacks; let the "
@@ -62,7 +62,9 @@ class Target:
             self.random = self._is_random()
             near = start + 0.01 * (1 + start.abs())
             alike = self._many.decide(2, {"u": torch.stack([near, start])})
-            self.reason = self._cause() if self.random else self._many.reason
+            self.reason = self._many.reason
+            if self.random:
+                self.reason = cause(patiently(lambda: self.trace(self.start)[0]), packing.shapes)
         self.vectorized = alike and not self.random
 
     @classmethod
@@ -125,16 +127,6 @@ class Target:
                 return True
         return False
 
-    def _cause(self) -> str:
-        """Of what it is random, in words."""
-        trace = patiently(lambda: self.trace(self.start)[0])
-        for name, node in trace.nodes.items():
-            if node["type"] != "sample" or node["is_observed"] or name in self.packing.shapes:
-                continue
-            if not (site_is_subsample(node) and len(node["value"]) == node["fn"].size):
-                return RANDOM
-        return NOISE
-
     def one(self, values: Values) -> Result:
         """The log density at the one point ``"u"``, by one run of the model."""
         trace, log_det = self.trace(values["u"])
@@ -149,6 +141,21 @@ class Target:
         with Unpack(self.packing, u) as unpack:
             trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
         return trace, unpack.log_det
+
+
+def cause(trace: poutine.Trace, known: Collection[str]) -> str:
+    """Of what a density is random, in words.
+
+    Arguments:
+        trace: A run of the model.
+        known: The latents that it was given.
+    """
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample" or node["is_observed"] or name in known:
+            continue
+        if not (site_is_subsample(node) and len(node["value"]) == node["fn"].size):
+            return RANDOM
+    return NOISE
 
 
 def _of(points: Tensor, numbers: Tensor) -> Tensor:

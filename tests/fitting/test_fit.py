@@ -398,11 +398,24 @@ class TestFailures:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             quiet(model, steps=20, flow="diag")
-        said = [str(w.message) for w in caught]
-        assert len([what for what in said if "cannot be compiled and runs eagerly" in what]) == 1
-        (slow,) = [what for what in said if "one draw at a time" in what]
-        assert re.search("after the site 'x'.*decides what is run.*torch.where", slow)
-        assert {w.filename for w in caught} == {__file__}
+        (slow,) = caught
+        assert re.search(
+            "one draw at a time.*after the site 'x'.*decides what is run.*torch.where.*"
+            "cannot be compiled and runs eagerly",
+            str(slow.message),
+        )
+        assert slow.filename == __file__
+
+    def test_a_subsampled_plate_is_told_in_warning_and_message(self):
+        def model(x):
+            loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", len(x), subsample_size=5) as rows:
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x[rows])
+
+        for guide in (None, AutoNormal(model)):
+            with pytest.warns(UserWarning, match="random, of a subsample.*fit.*batches="):
+                posterior = quiet(model, torch.arange(20.0), guide=guide, steps=20, compile=False)
+            assert re.search("random, of a subsample.*fit.*batches=", posterior.message)
 
     def test_a_step_that_inductor_cannot_take_is_not_compiled_again(self, monkeypatch, change):
         def full(graph, inputs):
