@@ -135,8 +135,7 @@ def _array(name: str, value: Any) -> Tensor:
     dtype = getattr(value, "dtype", None)
     if str(dtype) == "category":
         raise TypeError(f"the argument {name} holds categories; type {name}.cat.codes")
-    kind = getattr(dtype, "kind", "")
-    _refuse(name, "U" if str(dtype) in ("str", "string") else kind)
+    _refuse(name, _kind(value, dtype))
     if not isinstance(dtype, np.dtype) and "pandas" in sys.modules:
         _refuse_missing(name, value)
     array = np.asarray(value)
@@ -149,6 +148,15 @@ def _array(name: str, value: Any) -> Tensor:
     if wanted is None:
         wanted = np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
     return torch.from_numpy(np.array(array, dtype=wanted, order="C"))  # always a copy
+
+
+def _kind(value: Any, dtype: Any) -> str:
+    """NumPy's letter for what an array holds; pandas below 3 has strings as objects."""
+    if str(dtype) in ("str", "string"):
+        return "U"
+    kind = getattr(dtype, "kind", "")
+    parts = np.asarray(value).ravel() if kind == "O" else np.empty(0)
+    return "U" if parts.size and all(isinstance(part, str) for part in parts) else kind
 
 
 def _refuse(name: str, kind: str) -> None:

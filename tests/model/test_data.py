@@ -95,6 +95,9 @@ def test_nothing_is_shared(given):
     [
         (pd.Series(["a", "b"]), r"age holds strings; type pandas.factorize\(age\)\[0\]"),
         (np.array(["a", "b"]), "age holds strings"),
+        (pd.Series(["a", "b"], dtype=object), "age holds strings"),  # as below pandas 3
+        (np.array(["a", 1], dtype=object), "age holds objects"),
+        (np.array([], dtype=object), "age holds objects"),
         (pd.Series(["a", "b"]).astype("category"), r"age holds categories; type age.cat.codes"),
         (pd.Series(pd.date_range("2020", periods=2)), r"age holds dates; type \(age - age.min"),
         (pd.Series(pd.date_range("2020", periods=2, tz="UTC")), "age holds dates"),

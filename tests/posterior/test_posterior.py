@@ -1,5 +1,6 @@
 """Posterior: draws, densities, predictions and tables, for every guide and many models."""
 
+import inspect
 import math
 import sys
 import types
@@ -636,6 +637,8 @@ def test_a_masked_observation_has_no_likelihood(arviz):
 
 def test_to_arviz_from_version_one(arviz, monkeypatch):
     """ArviZ 1.0's from_dict takes one dictionary of groups."""
+    if "posterior" not in inspect.signature(arviz.from_dict).parameters:
+        pytest.skip("this is ArviZ 1.x, and test_to_arviz is about it")
     found = {}
 
     def from_dict(data, *, dims=None):
