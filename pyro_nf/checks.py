@@ -1,6 +1,8 @@
 """What several constructors and calls ask of what a user has typed."""
 
-__all__ = ["instance", "runnable", "whole"]
+import math
+
+__all__ = ["instance", "positive", "runnable", "whole"]
 
 
 def instance(name: str, value: object, takes: str = "") -> None:
@@ -22,6 +24,23 @@ def instance(name: str, value: object, takes: str = "") -> None:
             f"{name} is the class {called}, and one of its instances is needed: type "
             f"{called}({takes})"
         )
+
+
+def positive(name: str, value: object) -> float:
+    """A finite number above zero as it is; anything else is refused.
+
+    Arguments:
+        name: What the user calls it.
+        value: What the user gave.
+
+    Example:
+        >>> positive("seconds", 0)
+        Traceback (most recent call last):
+        ValueError: seconds must be a positive number, got 0
+    """
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return value
 
 
 def runnable(name: str, value: object, takes: str = "") -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 __all__ = ["Deadline"]
 
+MOMENT = 1e-3  # seconds
+
 
 class Deadline:
     """A limit on the seconds of a fit, from now on.
@@ -27,6 +29,11 @@ class Deadline:
     def is_over(self) -> bool:
         """Whether the time is out."""
         return time.monotonic() >= self._end
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that are left, a moment at least; None for no limit."""
+        return None if self._end == math.inf else max(self._end - time.monotonic(), MOMENT)
 
     @contextmanager
     def or_interrupt(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
-from pyro_nf.posterior import Posterior, still
+from pyro_nf.posterior import Posterior, refinable, still
 from pyro_nf.randomness import seeded
 
 __all__ = ["fit"]
@@ -43,6 +44,7 @@ def fit(
     compile: Compile = "auto",  # the word that torch uses
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    refine: bool = False,
     **kwargs: Any,
 ) -> Posterior:
     """Fit a posterior to a model by stochastic variational inference.
@@ -112,6 +114,9 @@ def fit(
         progress: Whether to show a progress bar.
         checkpoint: A file to which the fit is saved every few seconds. The same call with the
             same file goes on where it was.
+        refine: Whether the first round, or what `steps` asks for, is all that is trained, and
+            Markov chains then go on from the guide's draws until they are the posterior's, as by
+            :meth:`pyro_nf.Posterior.refine`: most often sooner than further rounds.
         kwargs: What the model takes.
 
     Returns:
@@ -139,7 +144,10 @@ def fit(
         compile=compile,
         progress=progress,
         checkpoint=checkpoint,
+        refine=refine,
     )
+    numbers = recipe.RECIPE
+    numbers = replace(numbers, rounds=numbers.rounds[:1]) if refine else numbers
     with seeded(seed):
         first = args if options.source is None else options.source.first()
         refuse_own_names(model, first, defaults, given)
@@ -148,10 +156,12 @@ def fit(
         if options.source is not None:
             options.source.use(reading)
         try:
-            setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
+            setup = prepare(model, first, kwargs, guide, flow, elbo, options, numbers)
         except NoStartError as error:
             raise FitError(str(error)) from error
-        run = Run(setup, recipe.RECIPE, Checkpoint(checkpoint, setup.identity))
+        if refine:
+            refinable(setup.guide)
+        run = Run(setup, numbers, Checkpoint(checkpoint, setup.identity))
         if silent := setup.step.silent():
             warnings.warn(
                 f"no gradient reaches {', '.join(silent)}: the loss does not depend on them, or "
@@ -159,9 +169,13 @@ def fit(
                 stacklevel=2,
             )
         run.go(compile)
-    posterior = Posterior(model, setup.guide, *first, **kwargs)
-    posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
-    posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
-    if posterior.moving:
-        warnings.warn(still(posterior.moving), stacklevel=2)
+        posterior = Posterior(model, setup.guide, *first, **kwargs)
+        posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
+        posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
+        if posterior.moving:
+            warnings.warn(still(posterior.moving), stacklevel=2)
+        if refine and run.state.finished:
+            posterior = posterior.refine(seconds=options.deadline.left, progress=progress)
+        elif refine:
+            posterior.message += "; not refined, since the fit was cut short"
     return posterior

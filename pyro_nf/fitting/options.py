@@ -1,7 +1,6 @@
 """What `fit` was asked for, looked through before anything is run."""
 
 import inspect
-import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_nf.checks import runnable, whole
+from pyro_nf.checks import positive, runnable, whole
 from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.batches import Batches
 from pyro_nf.fitting.deadline import Deadline
@@ -62,6 +61,7 @@ class Options:
         compile: Any,
         progress: bool,
         checkpoint: str | os.PathLike[str] | None,
+        refine: bool,
     ) -> "Options":
         """Those of fit, each of which is refused here if it cannot be.
 
@@ -74,11 +74,15 @@ class Options:
                 whole(name, value)
         if anneal not in (None, "energy", "kl"):
             raise ValueError(f'anneal must be "energy", "kl" or None, got {anneal!r}')
-        for name, number in (("lr", lr), ("seconds", 1.0 if seconds is None else seconds)):
-            if not isinstance(number, int | float) or not 0 < number < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {number!r}")
+        positive("lr", lr)
+        positive("seconds", 1.0 if seconds is None else seconds)
         if compile not in ("auto", "quick", "full", False):
             raise ValueError(f'compile must be "auto", "quick", "full" or False, got {compile!r}')
+        if refine and batches is not None:
+            raise ValueError(
+                "refine=True needs the density of all data at each step of its chains, and batches "
+                "has some of them: pass the data as arguments of the model"
+            )
         deadline = Deadline(seconds)
         source = _source(batches, batch_size, rest, epochs)
         steps = _steps(source, steps, epochs)

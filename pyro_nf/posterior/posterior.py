@@ -1,6 +1,7 @@
 """Posterior: what a fit returns, and what can be done with any trained guide."""
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_nf.checks import whole
+from pyro_nf.checks import positive, whole
 from pyro_nf.files import write
 from pyro_nf.guides import FlowGuide
 from pyro_nf.model import read
@@ -88,6 +89,7 @@ class Posterior(Trained):
         self,
         n: int = 10_000,
         transitions: int = 1000,
+        seconds: float | None = None,
         seed: int | None = None,
         progress: bool = True,
     ) -> "Posterior":
@@ -105,6 +107,7 @@ class Posterior(Trained):
         Arguments:
             n: The number of draws, at least; they depend on one another a little.
             transitions: The most that each chain makes, after the first few.
+            seconds: A limit on the time, after these.
             seed: As for :func:`~pyro_nf.fit`.
             progress: Whether to show a progress bar.
 
@@ -114,8 +117,9 @@ class Posterior(Trained):
             :meth:`log_prob` and :meth:`log_weights` stay the guide's.
         """
         limit = whole("the number of transitions", transitions)
+        time = math.inf if seconds is None else positive("seconds", seconds)
         with seeded(seed):
-            found = refined(self._joint, count(n), limit, progress)
+            found = refined(self._joint, count(n), limit, time, progress)
         if found is None:
             return self
         other = copy.copy(self)

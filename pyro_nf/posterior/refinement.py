@@ -1,7 +1,8 @@
 """Draws of a posterior by Markov chains that go on from the draws of its guide."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,7 +18,7 @@ from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.summary import components
 from pyro_nf.sampling import ARRIVED, CHOICE, SUPERCHAINS, Phase, how_many, phases, starts
 
-__all__ = ["Refinement", "refined"]
+__all__ = ["Refinement", "refinable", "refined"]
 
 SHOWN = 5  # numbers that are named
 
@@ -97,7 +98,7 @@ class Refinement:
         return found, count
 
 
-def refined(joint: Joint, n: int, limit: int, progress: bool) -> Refinement | None:
+def refined(joint: Joint, n: int, limit: int, seconds: float, progress: bool) -> Refinement | None:
     """Draws by chains that go on from a guide's until they have arrived, or to a limit.
 
     Ctrl-C ends them.
@@ -106,12 +107,20 @@ def refined(joint: Joint, n: int, limit: int, progress: bool) -> Refinement | No
         joint: Model and guide.
         n: The number of draws, at least.
         limit: The number of transitions of a chain, at most; a first few are made all the same.
+        seconds: The time that this may take, but for these.
         progress: Whether to show a bar.
 
     Returns:
         None where Ctrl-C came before there was anything.
     """
-    guide = _vector_guide(joint)
+    begun = time.monotonic()
+    guide = refinable(joint.guide)
+    if not joint.is_smooth:
+        missing = ", ".join(map(repr, sorted(joint.from_prior))) or "discrete ones"
+        raise ValueError(
+            f"refine needs all latents that are not summed out in the guide, as real numbers; it "
+            f"lacks {missing}"
+        )
     with joint.scope():
         target = Target.of(guide, joint.args, joint.kwargs, joint.density)
         if target.random:
@@ -129,25 +138,28 @@ def refined(joint: Joint, n: int, limit: int, progress: bool) -> Refinement | No
                 for last in phases(target, flow, first, math.ceil(n / chains)):
                     bar.set_postfix_str(f"R-hat {_worst(last):.3f}", refresh=False)
                     bar.update(last.transitions - bar.n)
-                    if last.has_arrived or 2 * last.transitions > limit:
+                    # The next phase takes as long as all before it.
+                    late = 2 * (time.monotonic() - begun) > seconds
+                    if last.has_arrived or 2 * last.transitions > limit or late:
                         break
             except KeyboardInterrupt:
                 pass
         return None if last is None else _kept(joint, guide, last, chains)
 
 
-def _vector_guide(joint: Joint) -> AutoContinuous:
+def refinable(guide: Callable[..., Any]) -> AutoContinuous:
     """The guide, if it packs all latents into one vector; or what to type in place of it."""
-    guide, name = joint.guide, type(joint.guide).__name__
+    name = type(guide).__name__
+    points = sorted(frozenset[str]().union(*(part.point_sites for part in flow_parts(guide))))
     instead = "type fit(model, ...), or a guide such as AutoFlowGuide or AutoMultivariateNormal"
     if any(part.row_plates for part in flow_parts(guide)):
         raise ValueError(
             f"{name} has a posterior for each row of its data, which chains would have to know "
             "anew for other rows; resample(n) and log_evidence(...) correct its draws"
         )
-    if joint.point_sites:
+    if points:
         raise ValueError(
-            f"{name} has the sites {', '.join(sorted(joint.point_sites))} at points, of which "
+            f"{name} has the sites {', '.join(points)} at points, of which "
             f'chains would know nothing; type rest="normal", or {instead}'
         )
     base = AutoContinuous.get_transform  # which says that there is none
@@ -155,12 +167,6 @@ def _vector_guide(joint: Joint) -> AutoContinuous:
         raise ValueError(
             f"refine needs a guide that makes one vector of all latents from standard normal "
             f"numbers, and got {name}; {instead}"
-        )
-    if not joint.is_smooth:
-        missing = ", ".join(map(repr, sorted(joint.from_prior))) or "discrete ones"
-        raise ValueError(
-            f"refine needs all latents that are not summed out in the guide, as real numbers; it "
-            f"lacks {missing}"
         )
     return guide
 

@@ -1,0 +1,109 @@
+"""fit(refine=True): a short training, and chains that go on where it ends."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+from pyro_nf import fit
+from pyro_nf.posterior import refinement as module
+
+DATA = torch.tensor([1.0, 2.0, 0.5, 1.5])
+
+
+def funnel(data=DATA):
+    """A hierarchy whose children have Student-t tails, which nothing unties."""
+    v = pyro.sample("v", dist.Normal(0.0, 1.0))
+    with pyro.plate("rest", len(data)):
+        x = pyro.sample("x", dist.StudentT(4.0, 0.0, v.exp()))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=data)
+
+
+def truth():
+    """Mean and standard deviation of v, by quadrature of each x."""
+    v = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    x = torch.linspace(-60, 60, 24_001, dtype=torch.float64)
+    log_p = dist.Normal(0.0, 1.0).log_prob(v)
+    for y in DATA.double():
+        seen = dist.Normal(x, 1.0).log_prob(y)
+        prior = dist.StudentT(4.0, 0.0, v.exp().unsqueeze(-1)).log_prob(x)
+        log_p = log_p + (prior + seen).logsumexp(-1)
+    weights = (log_p - log_p.logsumexp(0)).exp()
+    mean = (weights * v).sum()
+    return float(mean), float((weights * (v - mean).square()).sum().sqrt())
+
+
+def quickly(**options):
+    pyro.clear_param_store()
+    return fit(funnel, DATA, **{"seed": 0, "progress": False, "refine": True} | options)
+
+
+def test_it_is_the_posterior_after_one_round():
+    posterior = quickly()
+    mean, sd = truth()
+    v = posterior.draws(10_000)["v"]
+    assert abs(float(v.mean()) - mean) / sd < 0.1
+    assert abs(math.log(float(v.std()) / sd)) < 0.1
+    assert len(posterior.losses) == 400
+    assert posterior.message.startswith("stationary after 400") or "finished" in posterior.message
+    assert "refined by" in posterior.message
+    assert posterior.diagnose().verdict == "good"
+
+
+def test_a_given_number_of_steps_is_that():
+    assert len(quickly(steps=30).losses) == 30
+
+
+def test_a_seed_makes_it_the_same():
+    first, again = (quickly(steps=30).refinement for _ in range(2))
+    assert all(torch.equal(value, again.values[n]) for n, value in first.values.items())
+
+
+def test_one_that_was_killed_while_chains_ran_is_the_same_to_the_last_bit(tmp_path, monkeypatch):
+    expected = quickly(steps=60).refinement
+    real = module.phases
+
+    def killed(*args):
+        yield next(real(*args))
+        raise SystemExit
+
+    monkeypatch.setattr(module, "phases", killed)
+    monkeypatch.setattr(module.Phase, "has_arrived", False)
+    with pytest.raises(SystemExit):
+        quickly(steps=60, checkpoint=tmp_path / "fit.pt")
+    monkeypatch.undo()
+    found = quickly(steps=60, checkpoint=tmp_path / "fit.pt").refinement
+    assert found.transitions == expected.transitions
+    for name, value in expected.values.items():
+        assert torch.equal(value, found.values[name])
+
+
+def test_one_that_was_cut_short_is_not_refined():
+    posterior = quickly(seconds=1e-3)
+    assert posterior.refinement is None
+    assert posterior.message.endswith("not refined, since the fit was cut short")
+
+
+def test_time_that_is_left_is_a_limit_for_the_chains(monkeypatch):
+    posterior = quickly(steps=10, refine=False)
+    monkeypatch.setattr(module.Phase, "has_arrived", False)
+    with pytest.warns(UserWarning, match="not yet refined by 1024 chains of 128"):
+        posterior.refine(transitions=200, seed=0, progress=False)
+    with pytest.warns(UserWarning, match="not yet refined by 1024 chains of 32"):
+        posterior.refine(transitions=200, seconds=1e-9, seed=0, progress=False)
+
+
+def test_what_cannot_be_refined_is_refused_before_a_step():
+    with pytest.raises(ValueError, match="got AutoNormal; type fit"):
+        quickly(guide=AutoNormal(funnel), steps=10**9)
+    with pytest.raises(ValueError, match="refine=True needs the density of all data"):
+        quickly(batches=DATA, batch_size=2)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, math.inf, "1"])
+def test_seconds_are_a_positive_number(seconds):
+    with pytest.raises(ValueError, match="seconds must be a positive number"):
+        quickly(steps=1, refine=False).refine(seconds=seconds)
