@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_nf.fitting.elbo import parameters_seen
@@ -38,6 +39,7 @@ class Evidence:
     def of(
         cls,
         model: Callable[..., Any],
+        guide: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         target: Target | None,
@@ -47,13 +49,14 @@ class Evidence:
 
         Arguments:
             model: A Pyro model, whose discrete latents are summed out.
-            args: What it takes.
-            kwargs: What it takes.
+            guide: A guide, which draws latents also where a prior cannot.
+            args: What both take.
+            kwargs: What both take.
             target: The log density of its latents; None if it is not at hand.
             recipe: How many parameters are few.
         """
         with kept_random_state():
-            seen = patiently(lambda: parameters_seen(lambda: model(*args, **kwargs)))
+            seen = patiently(lambda: _parameters(model, guide, args, kwargs, target))
             evidence = cls(target, seen, recipe)
             if evidence.are_few and target is None:
                 evidence.target = _target(model, args, kwargs)
@@ -86,6 +89,21 @@ class Evidence:
                 for leaf, value in zip(self.leaves, before, strict=True):
                     leaf.copy_(value)
         return climbed, there
+
+
+def _parameters(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    target: Target | None,
+) -> Mapping[str, Tensor]:
+    """The model's own parameters, by a run of it at one point."""
+    if target is not None:
+        at = {"u": target.start}
+        return parameters_seen(lambda: target.one(at))
+    drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    return parameters_seen(lambda: poutine.replay(model, trace=drawn)(*args, **kwargs))
 
 
 def _target(

@@ -98,7 +98,7 @@ def prepare(
     seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted
     guide = _guide(seen, guide, flow, elbo)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
-    evidence = Evidence.of(fitted, args, kwargs, target, recipe)
+    evidence = Evidence.of(fitted, guide, args, kwargs, target, recipe)
     own, near = bool(evidence.leaves), False
     if new and (isinstance(guide, AutoFlowGuide) or evidence.is_known):
         with _stage("warm start", options):

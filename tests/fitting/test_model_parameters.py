@@ -190,6 +190,15 @@ def test_a_mean_field_guide_whose_own_summit_is_elsewhere_says_so():
     assert "where this guide's lower bound has led" in posterior.message
 
 
+def test_a_prior_that_cannot_be_sampled_is_no_obstacle():
+    def model():
+        z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), ()))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(0.3))
+
+    posterior = fit(model, guide=AutoNormal(model), steps=5, seed=0, progress=False)
+    assert posterior.message.startswith("finished after 5 steps")
+
+
 def test_in_the_middle_of_the_only_round_they_go_free():
     y = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2))
     guide = AutoNormal(hierarchy)
