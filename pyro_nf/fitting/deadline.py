@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 __all__ = ["Deadline"]
 
-MOMENT = 1e-3  # seconds
-
 
 class Deadline:
     """A limit on the seconds of a fit, from now on.
@@ -31,9 +29,9 @@ class Deadline:
         return time.monotonic() >= self._end
 
     @property
-    def left(self) -> float | None:
-        """The seconds that are left, a moment at least; None for no limit."""
-        return None if self._end == math.inf else max(self._end - time.monotonic(), MOMENT)
+    def left(self) -> float:
+        """The seconds that are left, perhaps less than none; infinite without a limit."""
+        return self._end - time.monotonic()
 
     @contextmanager
     def or_interrupt(self) -> Iterator[None]:
@@ -50,5 +48,4 @@ class Deadline:
     @property
     def steps(self) -> float:
         """How many more there is time for."""
-        left = self._end - time.monotonic()
-        return left / self._pace if self._pace else math.inf
+        return self.left / self._pace if self._pace else math.inf

@@ -1,9 +1,9 @@
 """fit: from a model and data to a posterior."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,8 +146,7 @@ def fit(
         checkpoint=checkpoint,
         refine=refine,
     )
-    numbers = recipe.RECIPE
-    numbers = replace(numbers, rounds=numbers.rounds[:1]) if refine else numbers
+    numbers = recipe.RECIPE.brief if refine else recipe.RECIPE
     with seeded(seed):
         first = args if options.source is None else options.source.first()
         refuse_own_names(model, first, defaults, given)
@@ -170,12 +169,20 @@ def fit(
             )
         run.go(compile)
         posterior = Posterior(model, setup.guide, *first, **kwargs)
-        posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
-        posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
-        if posterior.moving:
-            warnings.warn(still(posterior.moving), stacklevel=2)
-        if refine and run.state.finished:
-            posterior = posterior.refine(seconds=options.deadline.left, progress=progress)
-        elif refine:
-            posterior.message += "; not refined, since the fit was cut short"
-    return posterior
+        return _ended(posterior, run, refine)
+
+
+def _ended(posterior: Posterior, run: Run, refine: bool) -> Posterior:
+    """The posterior with what its run tells of it; refined, if asked, in the time that is left."""
+    posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
+    posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
+    if posterior.moving:
+        warnings.warn(still(posterior.moving), stacklevel=3)
+    if not refine:
+        return posterior
+    left = run.deadline.left
+    if not run.state.finished or left <= 0:
+        posterior.message += "; not refined, since the fit was cut short"
+        return posterior
+    seconds = None if left == math.inf else left
+    return posterior.refine(seconds=seconds, progress=run.options.progress)

@@ -1,6 +1,6 @@
 """The tuned numbers of a fit, all in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["RECIPE", "Recipe"]
 
@@ -145,6 +145,11 @@ class Recipe:
     comparisons: int = 10
     # Seed of the comparison alone, whose random state is then forgotten: any number.
     comparison_seed: int = 20_151_123
+
+    @property
+    def brief(self) -> "Recipe":
+        """The same with the first round alone."""
+        return replace(self, rounds=self.rounds[:1])
 
 
 RECIPE = Recipe()

@@ -69,7 +69,7 @@ def test_a_density_that_cannot_be_computed_keeps_them_from_arriving():
 
 @pytest.mark.parametrize(
     ("work", "memory", "expected"),
-    [(100.0, 10**6, MOST), (1e9, 10**6, FEWEST), (20_000.0, 10**6, 128), (100.0, 300, 256)],
+    [(100.0, 10**6, MOST), (1e9, 10**6, FEWEST), (100_000.0, 10**6, 128), (100.0, 300, 256)],
 )
 def test_a_dear_density_has_fewer_chains(work, memory, expected):
     assert how_many(work, memory) == expected
