@@ -33,6 +33,7 @@ PROBES = 500  # proposals from each summit
 SURE = 3.0  # standard errors by which mass must be missing
 VISITED = 0.1  # visits of chains to a summit, for its mass, below which they have not found it
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
+BEHIND = 0.02  # the same where there is an angle, of which a part may lie behind the cut
 
 
 def missed_mass(case: Case) -> Finding | None:
@@ -43,8 +44,8 @@ def missed_mass(case: Case) -> Finding | None:
         share = share if again is None else again
     if math.isnan(share):
         return None
-    name, percent = "missed mass", f"{100 * share:.0f} %"
-    if not share > MISSED:
+    name, percent, angle = "missed mass", f"{100 * share:.0f} %", _of_angles(case.joint)
+    if not share > (BEHIND if angle else MISSED):
         return Finding(name, share, "neutral", percent)
     who = "the chains do" if case.log_q is None else "the guide does"
     message = (
@@ -52,7 +53,7 @@ def missed_mass(case: Case) -> Finding | None:
         "perhaps; start elsewhere (another seed, init_loc_fn), use a flow of more layers, or "
         "compare the fits by their log evidence"
     )
-    message += _of_angles(case.joint)
+    message += angle
     decided = "a search found mass that the guide misses"
     return Finding(name, share, "spoils", percent, decided, message)
 

@@ -172,9 +172,12 @@ def test_an_angle_by_quadrature(loc, tmp_path):
     close(draws.sin(), (weights * grid.sin()).sum(), 0.02)
 
 
-def test_an_angle_on_both_sides_of_the_cut():
+@pytest.mark.parametrize("loc", [3.1, 2.4])
+def test_an_angle_on_both_sides_of_the_cut(loc):
+    """Of the second three per cent lie behind it."""
+
     def model():
-        angle = pyro.sample("angle", dist.VonMises(tensor(3.1), 5.0))
+        angle = pyro.sample("angle", dist.VonMises(tensor(loc), 5.0))
         pyro.sample("x", dist.VonMises(angle, 2.0), obs=tensor(-3.1))
 
     diagnosis = fit(model, **QUICK, steps=200).diagnose()
