@@ -23,6 +23,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     given_points.py   what is to be said where some sites are at points
     summary.py        tables
     export.py         draws as ArviZ takes them
+    hand_over.py      draws as other samplers start from
     saving.py         what a file keeps
     plots.py          pictures
     drawable.py       of what a density can be drawn

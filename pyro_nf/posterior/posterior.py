@@ -17,6 +17,7 @@ from pyro_nf.posterior import plots
 from pyro_nf.posterior.diagnosis import Diagnosis
 from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
+from pyro_nf.posterior.hand_over import initial_params
 from pyro_nf.posterior.judging import judge
 from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.refinement import refined
@@ -128,6 +129,23 @@ class Posterior(Trained):
         if not found.arrived:
             warnings.warn(f"{found}; see diagnose()", stacklevel=2)
         return other
+
+    def initial_params(self, chains: int = 4) -> dict[str, Tensor]:
+        """Where a sampler of Pyro's or NumPyro's may start its chains.
+
+        ``MCMC(NUTS(model), initial_params=posterior.initial_params(4), num_chains=4, ...)`` in
+        Pyro; in NumPyro the same values as arrays are what ``mcmc.run`` takes as ``init_params``.
+        To sample in the coordinates of the flow, see ``NeuTraReparam(posterior.guide)``.
+
+        Arguments:
+            chains: The number of chains.
+
+        Returns:
+            For each latent site of the guide draws in unconstrained coordinates, of shape
+            ``(chains, *shape)``, or ``shape`` for one chain, as these samplers want them.
+        """
+        free = initial_params(self._joint, self.draws(whole("the number of chains", chains)))
+        return {name: value[0] for name, value in free.items()} if chains == 1 else free
 
     # ---------------------------------------------------------------- predictions and tables
 
