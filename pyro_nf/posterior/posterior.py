@@ -53,7 +53,7 @@ class Posterior(Trained):
         refinement: What :meth:`refine` has made; None for the guide alone.
 
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist, torch
         >>> from pyro.infer.autoguide import AutoNormal
         >>> def model(data):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))

@@ -224,6 +224,7 @@ def test_what_is_at_rest_is_told_from_what_is_not():
         compile=False,
         progress=False,
         checkpoint=None,
+        refine=False,
     )
     kwargs = {"scale": torch.tensor(5.0)}
     setup = prepare(hierarchy, (y, 3.0), kwargs, None, None, None, options, RECIPE)
