@@ -1,6 +1,6 @@
-"""What does refinement make of a short fit? Posteriors that have reference draws.
+"""Is fit(refine=True) right? A round of training, and chains, on posteriors with reference draws.
 
-    OMP_NUM_THREADS=1 python benchmarks/refine.py FOLDER [NAME ...] [--seeds 0 1 2] [--steps 400]
+    OMP_NUM_THREADS=1 python benchmarks/refine.py FOLDER [NAME ...] [--seeds 0 1 2] [--steps N]
 
 FOLDER is as for `posteriors.py`, and so are the errors: of the worst unconstrained coordinate, of
 the mean, in reference standard deviations, and of the logarithm of the standard deviation. Seconds
@@ -8,6 +8,7 @@ are of CPU, which other processes do not change much.
 """
 
 import argparse
+import itertools
 import sys
 import time
 import warnings
@@ -21,32 +22,27 @@ from pyro_nf import fit
 DRAWS = 10_000
 HEAD = [
     *("posterior", "D", "seed", "fit [s]", "mean", "log sd"),
-    *("refine [s]", "mean", "log sd", "chains", "R-hat", "verdict"),
+    *("chains", "R-hat", "verdict", "diagnose [s]"),
 ]
 
 
 def refined(load, score, name, seed, steps):
     """The row of one fit."""
     model, reference = load.load(name)
-    supports = load.supports(name)
-
-    def errors(posterior):
-        torch.manual_seed(seed)
-        found = score.score(posterior.draws(DRAWS), reference, supports)
-        return [f"{found['mean_worst']:.3f}", f"{found['log_sd_worst']:.3f}"]
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        start = time.process_time()
-        before = fit(model, seed=seed, steps=steps, progress=False)
-        middle = time.process_time()
-        after = before.refine(DRAWS, seed=seed, progress=False)
-        end = time.process_time()
-        verdict = after.diagnose().verdict
-    found = after.refinement
-    row = [name, str(before.guide.latent_dim), str(seed)]
-    row += [f"{middle - start:.1f}", *errors(before), f"{end - middle:.1f}", *errors(after)]
-    row += [f"{found.chains} x {found.transitions}", f"{found.worst:.4f}", verdict]
+        times = [time.process_time()]
+        posterior = fit(model, seed=seed, steps=steps, refine=True, progress=False)
+        times.append(time.process_time())
+        torch.manual_seed(seed)
+        verdict = posterior.diagnose().verdict
+        times.append(time.process_time())
+    errors = score.score(posterior.draws(DRAWS), reference, load.supports(name))
+    fitted, diagnosed = (f"{b - a:.1f}" for a, b in itertools.pairwise(times))
+    found = posterior.refinement
+    row = [name, str(posterior.guide.latent_dim), str(seed), fitted]
+    row += [f"{errors['mean_worst']:.3f}", f"{errors['log_sd_worst']:.3f}"]
+    row += [f"{found.chains} x {found.transitions}", f"{found.worst:.4f}", verdict, diagnosed]
     return row
 
 
@@ -55,7 +51,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=400, help="of the fit before")
+    parser.add_argument("--steps", type=int, help="of the fit before, by default one round")
     options = parser.parse_args()
     sys.path.insert(0, str(options.folder.resolve()))
     import load

@@ -9,6 +9,7 @@ and chooses the state that is the result. All tuned numbers are in one place.
     discrete.py         what is made of discrete latents
     prepare.py          guide, ELBO, pool and step, before the first of them is taken
     run.py              blocks of steps, in rounds
+    turns.py            what the guide learns from chains that mix slowly
     fit_error.py        what a fit raises that cannot go on
     state.py            all that changes in a run
     checkpoint.py       the file from which a run goes on

@@ -187,6 +187,29 @@ class ChainPool:
         self.draws.copy_(draws)
         self.slopes.copy_(slopes)
 
+    def take(self, draws: Tensor) -> bool:
+        """Have other draws of the posterior in the pool.
+
+        Arguments:
+            draws: With shape ``(n, D)``.
+
+        Returns:
+            Whether what it trains has other tensors now, and not only other values in them.
+        """
+        count = min(self.count, len(draws))
+        draws = draws[: len(draws) // count * count]
+        slopes = None
+        if not self.is_of_several_modes:
+            scores = traced_scores(self.target, draws[:count])
+            slopes = torch.cat([scores(part)[1] for part in draws.split(count)])
+        if self.draws is not None and self.draws.shape == draws.shape:
+            self.draws.copy_(draws)
+            if self.slopes is not None and slopes is not None:
+                self.slopes.copy_(slopes)
+            return False
+        self.draws, self.slopes = draws, slopes
+        return True
+
     def _drawn(self, starts: Tensor, settling: int = SETTLING) -> tuple[Tensor, Tensor]:
         """Draws of chains, their last states at the end, and the gradients of log p there."""
         draws = chains(self.target, self.flow, starts, settling)

@@ -16,6 +16,7 @@ from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.options import Options, refuse_own_names
 from pyro_nf.fitting.prepare import prepare
 from pyro_nf.fitting.run import Run
+from pyro_nf.fitting.turns import learner
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
@@ -185,4 +186,5 @@ def _ended(posterior: Posterior, run: Run, refine: bool) -> Posterior:
         posterior.message += "; not refined, since the fit was cut short"
         return posterior
     seconds = None if left == math.inf else left
-    return posterior.refine(seconds=seconds, progress=run.options.progress)
+    learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe)
+    return posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)

@@ -102,6 +102,10 @@ class Recipe:
     # Times the rate where their draws take part, which may be wild to the guide: a round number.
     calm: float = 0.5
 
+    # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
+    # number.
+    turn: int = 200
+
     # ---------------------------------------------------------------- a run
 
     # Steps between two looks at the run: a round number.

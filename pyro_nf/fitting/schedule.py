@@ -9,7 +9,7 @@ import torch
 
 from pyro_nf.fitting.recipe import Recipe
 
-__all__ = ["OUT_OF_TIME", "Schedule", "level"]
+__all__ = ["OUT_OF_TIME", "Schedule", "falling", "level"]
 
 OUT_OF_TIME = "out of time"  # how a run ended
 
@@ -98,7 +98,7 @@ class Schedule:
         """The learning rate of a step."""
         if index < self.turn:
             return self.lr
-        return self.lr * (1 + math.cos(math.pi * (index - self.turn) / self.length)) / 2
+        return self.lr * falling(index - self.turn, self.length)
 
     def advance(self, to_last: bool) -> None:
         """Begin the next round, or the last; the last again after itself."""
@@ -130,6 +130,11 @@ class Schedule:
 
     def _tail(self, length: int) -> int:
         return max(1, int(self.recipe.tail * length))
+
+
+def falling(index: int, length: int) -> float:
+    """A half cosine from one to zero."""
+    return (1 + math.cos(math.pi * index / length)) / 2
 
 
 def level(losses: Sequence[float], window: int, recipe: Recipe) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from pyro_nf.posterior.finding import Case, Finding, Verdict, unfinished
 from pyro_nf.posterior.given_points import given_points
 from pyro_nf.posterior.guide_density import check_width
 from pyro_nf.posterior.refinement import Refinement
-from pyro_nf.sampling import ARRIVED
 
 __all__ = ["judge"]
 
@@ -53,7 +52,7 @@ def _of_chains(weighed: Diagnosis, refinement: Refinement) -> Diagnosis:
     verdict: Verdict = "good" if refinement.arrived else "usable" if worst < CLOSE else "poor"
     if refinement.arrived:
         message = "the draws stand for the posterior"
-        decided = f"nested R-hat {worst:.3f} below {ARRIVED} for all numbers"
+        decided = f"nested R-hat {worst:.4f} below {refinement.mark:.4f} for all numbers"
     else:
         decided = f"nested R-hat {worst:.3f}, or draws whose means still move"
         message = (

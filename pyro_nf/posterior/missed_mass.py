@@ -23,7 +23,16 @@ from pyro_nf.model import (
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.guide_density import log_density
 from pyro_nf.posterior.joint import Joint, log_prob_sum
-from pyro_nf.sampling import MAX_DIM, Summits, find_summits, log_mean, scattered, smooth
+from pyro_nf.sampling import (
+    LEFT,
+    MAX_DIM,
+    USABLE,
+    Summits,
+    find_summits,
+    log_mean,
+    scattered,
+    smooth,
+)
 
 __all__ = ["missed_mass"]
 
@@ -143,17 +152,22 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
 def _not_visited(summits: Summits, u: Tensor, points: Tensor, log_weights: Tensor) -> float:
     """The share of the mass at summits where next to none of some draws are.
 
+    NaN where the proposals tell nothing of the posterior, as where it has a neck.
+
     Arguments:
         summits: The summits.
         u: The draws.
         points: What the summits propose.
         log_weights: Of these, as an importance sample of the posterior.
     """
-    weights = smooth(torch.where(log_weights.isfinite(), log_weights, -torch.inf)).log_weights.exp()
+    smoothed = smooth(torch.where(log_weights.isfinite(), log_weights, -torch.inf))
+    if smoothed.k_hat > USABLE:
+        return math.nan
+    weights = smoothed.log_weights.exp()
     mass, visits = torch.zeros(2, len(summits.centres), dtype=torch.float64)
     mass.index_add_(0, summits.squares(points).argmin(0), weights.to(mass))
     visits.index_add_(0, summits.squares(u).argmin(0), torch.ones_like(u[:, 0]) / len(u))
-    return float(mass[visits < VISITED * mass].sum())
+    return float(mass[(visits < VISITED * mass) & (summits.left < LEFT)].sum())
 
 
 def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:

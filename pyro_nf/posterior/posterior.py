@@ -20,7 +20,7 @@ from pyro_nf.posterior.export import to_arviz
 from pyro_nf.posterior.hand_over import initial_params
 from pyro_nf.posterior.judging import judge
 from pyro_nf.posterior.prediction import draws_for, predict
-from pyro_nf.posterior.refinement import refined
+from pyro_nf.posterior.refinement import Learn, refined
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.summary import Summary, summarize
 from pyro_nf.posterior.trained import DRAWS, Trained, count
@@ -93,14 +93,16 @@ class Posterior(Trained):
         seconds: float | None = None,
         seed: int | None = None,
         progress: bool = True,
+        learn: Learn | None = None,
     ) -> "Posterior":
         """The posterior itself, by Markov chains that go on where the guide ends.
 
         Many short chains start from draws of the guide and around them, and move in its
         coordinates, in which the posterior is nearly normal. They have arrived when nested R-hat of
-        each unconstrained number, of its square and of the log density is below 1.01, and the
-        halves of what is kept agree. If they have not by the limit, a warning names the numbers
-        that have not. Ctrl-C ends them, and what there is is returned.
+        each unconstrained number, of its square and of the log density is below 1.01, each chain
+        is worth four independent draws, and the halves of what is kept agree. If they have not by
+        the limit, a warning names the numbers that have not. Ctrl-C ends them, and what there is is
+        returned.
 
         Any autoguide of Pyro's will do that packs its latents into a vector and has a transform,
         such as ``AutoMultivariateNormal``.
@@ -111,6 +113,9 @@ class Posterior(Trained):
             seconds: A limit on the time, after these.
             seed: As for :func:`~pyro_nf.fit`.
             progress: Whether to show a progress bar.
+            learn: What trains the guide on draws of chains that mix slowly, unconstrained vectors
+                of shape ``(n, D)``, and says whether it has: they then go on in its new
+                coordinates. ``fit(..., refine=True)`` has one.
 
         Returns:
             The same posterior with these draws, of which :meth:`draws`, :meth:`summary`,
@@ -120,7 +125,7 @@ class Posterior(Trained):
         limit = whole("the number of transitions", transitions)
         time = math.inf if seconds is None else positive("seconds", seconds)
         with seeded(seed):
-            found = refined(self._joint, count(n), limit, time, progress)
+            found = refined(self._joint, count(n), limit, time, progress, learn)
         if found is None:
             return self
         other = copy.copy(self)

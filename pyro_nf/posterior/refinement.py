@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,13 +13,17 @@ from tqdm.auto import tqdm
 
 from pyro_nf.flows import Flow, adapt
 from pyro_nf.guides import flow_parts
-from pyro_nf.model import Latents, Packing, Target, Values, work
+from pyro_nf.model import Latents, Packing, Target, Values, through, work
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.summary import components
-from pyro_nf.sampling import ARRIVED, CHOICE, SUPERCHAINS, Phase, how_many, phases, starts
+from pyro_nf.sampling import CHOICE, SUPERCHAINS, Phase, how_many, phases, starts
 
-__all__ = ["Refinement", "refinable", "refined"]
+__all__ = ["Learn", "Refinement", "refinable", "refined"]
 
+Learn = Callable[[Tensor], bool]
+
+TURN = 64  # transitions after which it is asked whether chains are slow
+TURNS = 4  # of the flow, at most
 SHOWN = 5  # numbers that are named
 
 
@@ -33,16 +37,19 @@ class Refinement:
         values: For each latent site of the guide the draws, of shape ``(superchains, n, *shape)``.
         r_hat: For each of them nested R-hat of its unconstrained numbers, or of their squares.
         r_hat_log_p: Nested R-hat of the log density.
-        away: The numbers that have not arrived: of which R-hat is 1.01 or more, or the mean or the
+        mark: R-hat of chains that have arrived is below: 1.01, or less for many chains.
+        away: The numbers that have not arrived: of which R-hat is not below, or the mean or the
             spread still moves.
         arrived: Whether all have, and the log density.
         chains: How many chains there are.
-        transitions: How many transitions each has made, of which the second half was kept.
+        transitions: How many transitions each has made, of which the second half was kept, or that
+            of those since the guide has last learnt from them.
     """
 
     values: Values
     r_hat: Values
     r_hat_log_p: float
+    mark: float
     away: tuple[str, ...]
     arrived: bool
     chains: int
@@ -77,7 +84,7 @@ class Refinement:
             return f"refined by {words}"
         names = ", ".join(self.away[:SHOWN]) or "the log density"
         more = f" and {len(self.away) - SHOWN} more" if len(self.away) > SHOWN else ""
-        return f"not yet refined by {words}: {names}{more} not there (R-hat below {ARRIVED})"
+        return f"not yet refined by {words}: {names}{more} not there (R-hat below {self.mark:.3f})"
 
     def some(self, n: int) -> Values:
         """n of the draws, in random order; more than there are come again."""
@@ -98,7 +105,9 @@ class Refinement:
         return found, count
 
 
-def refined(joint: Joint, n: int, limit: int, seconds: float, progress: bool) -> Refinement | None:
+def refined(
+    joint: Joint, n: int, limit: int, seconds: float, progress: bool, learn: Learn | None
+) -> Refinement | None:
     """Draws by chains that go on from a guide's until they have arrived, or to a limit.
 
     Ctrl-C ends them.
@@ -109,42 +118,79 @@ def refined(joint: Joint, n: int, limit: int, seconds: float, progress: bool) ->
         limit: The number of transitions of a chain, at most; a first few are made all the same.
         seconds: The time that this may take, but for these.
         progress: Whether to show a bar.
+        learn: What trains the guide on draws u of chains that mix slowly, if anything does, and
+            says whether it has. Then they go on in its new coordinates.
 
     Returns:
         None where Ctrl-C came before there was anything.
     """
-    begun = time.monotonic()
+    begun, done, turns, last = time.monotonic(), 0, 0, None
     guide = refinable(joint.guide)
+    with joint.scope():
+        target = _target(joint, guide)
+        cost = work(target, target.start.expand(2, -1)) if target.vectorized else math.inf
+        chains = how_many(cost, joint.chunk)
+        run = _first(target, guide, joint, n, chains)
+    with tqdm(desc="refining", disable=not progress, leave=False) as bar:
+        try:
+            while True:
+                with joint.scope():
+                    last = next(run)
+                bar.set_postfix_str(f"R-hat {_worst(last):.3f}", refresh=False)
+                bar.update(done + last.transitions - bar.n)
+                # The next phase takes as long as all before it.
+                late = 2 * (time.monotonic() - begun) > seconds
+                if last.has_arrived or done + 2 * last.transitions > limit or late:
+                    break
+                if learn is None or turns == TURNS or last.transitions < TURN or not last.is_slow:
+                    continue
+                if learn(last.u.flatten(0, 2)):
+                    done, turns = done + last.transitions, turns + 1
+                    with joint.scope():
+                        run = _again(target, guide, joint, n, last)
+                else:
+                    learn = None
+        except KeyboardInterrupt:
+            pass
+    if last is None:
+        return None
+    with joint.scope():
+        return _kept(joint, guide, last, chains, done + last.transitions)
+
+
+def _target(joint: Joint, guide: AutoContinuous) -> Target:
+    """The log density that chains follow, if they can."""
     if not joint.is_smooth:
         missing = ", ".join(map(repr, sorted(joint.from_prior))) or "discrete ones"
         raise ValueError(
             f"refine needs all latents that are not summed out in the guide, as real numbers; it "
             f"lacks {missing}"
         )
-    with joint.scope():
-        target = Target.of(guide, joint.args, joint.kwargs, joint.density)
-        if target.random:
-            raise ValueError(f"chains need one density for all runs of the model: {target.reason}")
-        flow = _flow(guide, joint)
-        chains = how_many(work(target, target.start.expand(2, -1)), joint.chunk)
-        base = guide.get_base_dist()
-        z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
-        log_q = base.log_prob(z)
-        weights = torch.cat([_gain(target, flow, part) for part in z.split(chains)]) - log_q
-        first = starts(z, weights).unsqueeze(1).expand(-1, chains // SUPERCHAINS, -1)
-        last = None
-        with tqdm(desc="refining", disable=not progress, leave=False) as bar:
-            try:
-                for last in phases(target, flow, first, math.ceil(n / chains)):
-                    bar.set_postfix_str(f"R-hat {_worst(last):.3f}", refresh=False)
-                    bar.update(last.transitions - bar.n)
-                    # The next phase takes as long as all before it.
-                    late = 2 * (time.monotonic() - begun) > seconds
-                    if last.has_arrived or 2 * last.transitions > limit or late:
-                        break
-            except KeyboardInterrupt:
-                pass
-        return None if last is None else _kept(joint, guide, last, chains)
+    target = Target.of(guide, joint.args, joint.kwargs, joint.density)
+    if target.random:
+        raise ValueError(f"chains need one density for all runs of the model: {target.reason}")
+    return target
+
+
+def _first(
+    target: Target, guide: AutoContinuous, joint: Joint, n: int, chains: int
+) -> Iterator[Phase]:
+    """Chains from draws of the guide."""
+    flow, base = _flow(guide, joint), guide.get_base_dist()
+    z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
+    log_p = torch.cat([through(flow, target)(part) for part in z.split(chains)])
+    first = starts(z, log_p - base.log_prob(z)).unsqueeze(1)
+    each = first.expand(-1, chains // SUPERCHAINS, -1)
+    return phases(target, flow, each, math.ceil(n / chains))
+
+
+def _again(
+    target: Target, guide: AutoContinuous, joint: Joint, n: int, last: Phase
+) -> Iterator[Phase]:
+    """The same chains from where they are, in other coordinates."""
+    flow, u = _flow(guide, joint), last.u[-1]
+    z = flow.inverse_and_log_det(u.flatten(0, 1))[0].view_as(u)
+    return phases(target, flow, z, math.ceil(n / len(u.flatten(0, 1))))
 
 
 def refinable(guide: Callable[..., Any]) -> AutoContinuous:
@@ -176,16 +222,13 @@ def _flow(guide: AutoContinuous, joint: Joint) -> Flow:
     return adapt(transform, guide.latent_dim)
 
 
-def _gain(target: Target, flow: Flow, z: Tensor) -> Tensor:
-    u, log_det = flow.forward_and_log_det(z)
-    return target(u) + log_det
-
-
 def _worst(phase: Phase) -> float:
     return max(float(phase.r_hat.max()), phase.r_hat_log_p)
 
 
-def _kept(joint: Joint, guide: AutoContinuous, phase: Phase, chains: int) -> Refinement:
+def _kept(
+    joint: Joint, guide: AutoContinuous, phase: Phase, chains: int, transitions: int
+) -> Refinement:
     """A phase by site."""
     packing = Packing(guide._unconstrained_shapes)
     latents = Latents(joint.model, packing, joint.args, joint.kwargs, joint.chunk)
@@ -199,8 +242,9 @@ def _kept(joint: Joint, guide: AutoContinuous, phase: Phase, chains: int) -> Ref
         values=values,
         r_hat={name: phase.r_hat[packing.columns[name]] for name in packing},
         r_hat_log_p=phase.r_hat_log_p,
+        mark=phase.mark,
         away=tuple(names[index] for index in phase.away.nonzero().flatten().tolist()),
         arrived=phase.has_arrived,
         chains=chains,
-        transitions=phase.transitions,
+        transitions=transitions,
     )

@@ -23,6 +23,7 @@ from pyro_nf.sampling.importance import resampled as resampled
 from pyro_nf.sampling.importance import smooth as smooth
 from pyro_nf.sampling.importance import threshold as threshold
 from pyro_nf.sampling.mean_field import mean_field as mean_field
+from pyro_nf.sampling.modes import LEFT as LEFT
 from pyro_nf.sampling.modes import MAX_DIM as MAX_DIM
 from pyro_nf.sampling.modes import Summits as Summits
 from pyro_nf.sampling.modes import explore as explore
@@ -34,7 +35,6 @@ from pyro_nf.sampling.normal import find_coordinates as find_coordinates
 from pyro_nf.sampling.normal import lower as lower
 from pyro_nf.sampling.parameters import Climbed as Climbed
 from pyro_nf.sampling.parameters import climb_evidence as climb_evidence
-from pyro_nf.sampling.refine import ARRIVED as ARRIVED
 from pyro_nf.sampling.refine import CHOICE as CHOICE
 from pyro_nf.sampling.refine import SUPERCHAINS as SUPERCHAINS
 from pyro_nf.sampling.refine import Phase as Phase

@@ -37,8 +37,9 @@ class Chains:
         log_density: :math:`\log p(u)` for u of shape ``(n, D)``.
         flow: The flow f.
         z: Where the chains start, with shape ``(n, D)``.
-        octaves: How much shorter the steps of some chains are: by up to so many halvings, anew
-            for each transition. Where a posterior narrows to a neck, no others lead on.
+        octaves: How much shorter the steps of some chains are: by up to so many halvings, few of
+            them most often, anew for each transition. Where a posterior narrows to a neck, no
+            others lead on.
 
     Attributes:
         z: Where they are.
@@ -60,7 +61,7 @@ class Chains:
         # Steps of random size, lest a chain return to where it was.
         length = torch.full_like(value, size * (0.8 + 0.4 * float(torch.rand(()))))
         if self._octaves:
-            length = length * 2.0 ** (-self._octaves * torch.rand_like(value))
+            length = length * 2.0 ** (-self._octaves * torch.rand_like(value).square())
         leaps = min(LEAPS, math.ceil(PATH / size))
         z, new, slope, gain = _leap(self._scores, self.z, value, self._slope, speed, length, leaps)
         chance = gain.clamp_max(0.0).exp().nan_to_num(0.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_nf.model import LogDensity, traced_scores, work
 from pyro_nf.sampling.importance import USABLE, resampled, smooth
 
-__all__ = ["MAX_DIM", "Summits", "explore", "find_summits", "scattered"]
+__all__ = ["LEFT", "MAX_DIM", "Summits", "explore", "find_summits", "scattered"]
 
 MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 WIDE = 8.0  # standard deviations within which climbs start

@@ -17,12 +17,14 @@ __all__ = ["ARRIVED", "DRIFT", "SUPERCHAINS", "Phase", "how_many", "phases", "st
 
 SUPERCHAINS = 32  # groups of chains, each from one draw of the guide
 CHOICE = 64  # draws of the guide for each of them
-FEWEST, MOST = 64, 1024  # chains
-LOAD = 16_000_000  # numbers that the log densities of all chains may compute on their way
+FEWEST, MOST = 256, 1024  # chains
+LOOPED = 64  # of them, where each costs a run of the model
+LOAD = 4_000_000  # numbers that the log densities of all chains may compute on their way
 OUTWARDS = 3.0  # standard deviations of the radius of normal draws
 SHORTEST = 16  # transitions of which draws are kept
-OCTAVES = 2.0  # by which some steps are shorter, to come into necks
-ARRIVED = 1.01  # nested R-hat of chains that have forgotten where they started
+OCTAVES = 4.0  # by which a few steps are shorter, to come into necks
+ARRIVED = 1.01  # nested R-hat of chains that have forgotten where they started, at most
+RENEWED = 4  # independent draws that each chain must be worth
 DRIFT = 0.05  # by how much means may move between halves, beyond noise
 
 
@@ -47,25 +49,45 @@ class Phase:
     transitions: int
 
     @property
+    def renewed(self) -> float:
+        """Nested R-hat of chains of which each is worth four independent draws.
+
+        However many there are: many that hardly move would hide it in their number.
+        """
+        return math.sqrt(1 + 1 / (RENEWED * self.u.shape[2]))
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the chains hardly move in a coordinate."""
+        return not float(self.r_hat.max()) < self.renewed
+
+    @property
+    def mark(self) -> float:
+        """Nested R-hat of chains that have arrived is below."""
+        return min(ARRIVED, self.renewed)
+
+    @property
     def away(self) -> Tensor:
         """Which coordinates have not arrived, with shape ``(D,)``."""
-        return ~((self.r_hat < ARRIVED) & (self.drift < DRIFT))
+        return ~((self.r_hat < self.mark) & (self.drift < DRIFT))
 
     @property
     def has_arrived(self) -> bool:
         """Whether the draws are those of the posterior, as far as the chains can tell."""
-        return self.r_hat_log_p < ARRIVED and not bool(self.away.any())
+        return self.r_hat_log_p < self.mark and not bool(self.away.any())
 
 
 def how_many(work: float, most: int) -> int:
     """The number of chains: the more, the less a log density costs.
 
     Arguments:
-        work: The numbers that the log density and its gradient compute for one point.
+        work: The numbers that the log density and its gradient compute for one point; infinite
+            where each point is a run of the model.
         most: As many as there is memory for.
     """
-    fit = max(FEWEST, min(MOST, int(LOAD / max(work, 1.0)), most))
-    return SUPERCHAINS * max(2, 2 ** int(math.log2(fit / SUPERCHAINS)))
+    fit = LOOPED if work == math.inf else max(FEWEST, min(MOST, int(LOAD / max(work, 1.0))))
+    each = min(fit, most) / SUPERCHAINS
+    return SUPERCHAINS * max(2, 2 ** int(math.log2(max(each, 1.0))))
 
 
 def starts(z: Tensor, log_weights: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from pyro_nf import fit
+from pyro_nf.fitting.chain_pool import ChainPool
 from pyro_nf.posterior import refinement as module
 
 DATA = torch.tensor([1.0, 2.0, 0.5, 1.5])
@@ -79,6 +80,36 @@ def test_one_that_was_killed_while_chains_ran_is_the_same_to_the_last_bit(tmp_pa
     assert found.transitions == expected.transitions
     for name, value in expected.values.items():
         assert torch.equal(value, found.values[name])
+
+
+def test_flow_and_chains_take_turns_where_chains_are_slow(monkeypatch):
+    taught = []
+    real = ChainPool.take
+
+    def take(pool, draws):
+        taught.append((pool.flow.inverse_and_log_det(draws)[0].detach(), draws))
+        return real(pool, draws)
+
+    monkeypatch.setattr(ChainPool, "take", take)
+    monkeypatch.setattr(module.Phase, "is_slow", True)
+    monkeypatch.setattr(module.Phase, "has_arrived", False)
+    monkeypatch.setattr(module, "TURNS", 2)
+    with pytest.warns(UserWarning, match="not yet refined"):
+        posterior = quickly()
+    assert len(taught) == 2
+    (before, first), (after, second) = taught
+    assert first.shape == second.shape  # so that the traced step goes on with its tensors
+    assert not torch.equal(before, after)
+    mean, sd = truth()
+    for v in (second[:, 0], posterior.draws(10_000)["v"]):
+        assert abs(float(v.mean()) - mean) / sd < 0.1
+        assert abs(math.log(float(v.std()) / sd)) < 0.1
+
+
+def test_a_guide_without_a_pool_learns_nothing(monkeypatch):
+    monkeypatch.setattr(module.Phase, "is_slow", True)
+    posterior = quickly(guide=AutoMultivariateNormal(funnel), steps=300)
+    assert posterior.refinement.arrived
 
 
 def test_one_that_was_cut_short_is_not_refined():

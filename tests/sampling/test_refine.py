@@ -1,16 +1,20 @@
 """Chains that go on where a flow ends, until they have arrived."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pyro_nf.flows import make_flow
 from pyro_nf.sampling.refine import (
+    ARRIVED,
     CHOICE,
     FEWEST,
+    LOOPED,
     MOST,
     SUPERCHAINS,
+    Phase,
     how_many,
     phases,
     starts,
@@ -69,14 +73,34 @@ def test_a_density_that_cannot_be_computed_keeps_them_from_arriving():
 
 @pytest.mark.parametrize(
     ("work", "memory", "expected"),
-    [(100.0, 10**6, MOST), (1e9, 10**6, FEWEST), (100_000.0, 10**6, 128), (100.0, 300, 256)],
+    [
+        (100.0, 10**6, MOST),
+        (10_000.0, 10**6, 256),
+        (1e9, 10**6, FEWEST),
+        (math.inf, 10**6, LOOPED),
+        (100.0, 300, 256),
+        (100.0, 1, 2 * SUPERCHAINS),
+    ],
 )
 def test_a_dear_density_has_fewer_chains(work, memory, expected):
     assert how_many(work, memory) == expected
 
 
-def test_there_are_two_chains_of_each_start_however_little_memory_there_is():
-    assert how_many(math.inf, 1) == 2 * SUPERCHAINS
+@pytest.mark.parametrize(("chains", "mark"), [(2, ARRIVED), (8, ARRIVED), (32, 1.0039)])
+def test_however_many_chains_there_are_each_must_have_moved(chains, mark):
+    """That of four independent draws each, 1 + 1 / (2 * 4 * M), where that is less."""
+    r_hat = torch.tensor([1.0, 1 + 1 / (7 * chains)])
+    u = torch.zeros(1, SUPERCHAINS, chains, 2)
+    phase = Phase(u, r_hat, 1.0, torch.zeros(2), 32)
+    assert phase.mark == pytest.approx(mark, abs=1e-5)
+    assert phase.is_slow
+    assert not phase.has_arrived
+    assert phase.away.tolist() == [False, True]
+    assert not replace(phase, r_hat=1 + (r_hat - 1) / 2).is_slow
+    assert replace(phase, r_hat=torch.ones(2)).has_arrived
+    assert not replace(phase, r_hat=torch.ones(2), r_hat_log_p=1.02).has_arrived
+    assert not replace(phase, r_hat=torch.ones(2), drift=torch.full((2,), 0.1)).has_arrived
+    assert replace(phase, r_hat=torch.full((2,), torch.nan)).is_slow
 
 
 def draws(count, dim=1):
