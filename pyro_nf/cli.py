@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     fitted.add_argument("--flow", help='a formula such as "planar*8"; pyro-nf flows has the names')
     fitted.add_argument("--steps", type=int, help="the number of steps; by default what it takes")
     fitted.add_argument("--seconds", type=float, help="a limit on the time of the fit")
+    fitted.add_argument(
+        "--refine", action="store_true", help="one round, and Markov chains that go on from there"
+    )
     fitted.add_argument("--seed", type=int, help="for the same result each time")
     fitted.add_argument("--out", type=Path, metavar="FILE", help="save: .nc for ArviZ, .pt to load")
     fitted.add_argument("--plot", type=Path, metavar="PNG", help="draw the pairs of the posterior")
@@ -113,7 +116,7 @@ def _fit_model(
     named: dict[str, Any],
     reference: Example | None,
 ) -> int:
-    options = {n: getattr(args, n) for n in ("flow", "steps", "seconds", "seed")}
+    options = {n: getattr(args, n) for n in ("flow", "steps", "seconds", "seed", "refine")}
     try:
         posterior = fit(model, *data, **named, **options, progress=not args.quiet)
     except (FitError, ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""The commands `pyro-nf flows` and `pyro-nf check`, as a shell would call them."""
+"""The commands of `pyro-nf`, as a shell would call them."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import textwrap
 import pytest
 import torch
 
-from pyro_nf import flow_names
+from pyro_nf import Posterior, flow_names
 from pyro_nf.cli import main
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 from pyro_nf.flows import formula as registry
 from pyro_nf.flows import planar
 
@@ -193,3 +194,14 @@ def test_the_installed_command(file):
     assert done.returncode == 1
     assert "breaks the contract" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_refined_fit_is_saved_as_it_was_judged(tmp_path, capsys):
+    path = tmp_path / "posterior.pt"
+    argv = ["fit", "eight_schools", "--steps", "30", "--refine", "--quiet", "--out", str(path)]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "refined by 1024 chains" in printed
+    assert "\ngood: " in printed
+    loaded = Posterior.load(path, eight_schools, *EIGHT_SCHOOLS.data)
+    assert str(loaded.refinement) in printed
