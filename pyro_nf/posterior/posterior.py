@@ -130,7 +130,8 @@ class Posterior(Trained):
             return self
         other = copy.copy(self)
         other.refinement = found
-        other.message = "; ".join(part for part in (self.message, str(found)) if part)
+        before = self.message.removesuffix(str(self.refinement)).removesuffix("; ")
+        other.message = "; ".join(part for part in (before, str(found)) if part)
         if not found.arrived:
             warnings.warn(f"{found}; see diagnose()", stacklevel=2)
         return other

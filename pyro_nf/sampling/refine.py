@@ -13,7 +13,7 @@ from pyro_nf.sampling.chains import Chains
 from pyro_nf.sampling.importance import smooth
 from pyro_nf.sampling.nested import between_halves, nested_r_hat
 
-__all__ = ["ARRIVED", "DRIFT", "SUPERCHAINS", "Phase", "how_many", "phases", "starts"]
+__all__ = ["CHOICE", "SUPERCHAINS", "Phase", "how_many", "phases", "starts"]
 
 SUPERCHAINS = 32  # groups of chains, each from one draw of the guide
 CHOICE = 64  # draws of the guide for each of them
@@ -153,7 +153,6 @@ def phases(log_density: LogDensity, flow: Flow, z: Tensor, draws: int) -> Iterat
 
 def _phase(u: Tensor, log_p: Tensor, groups: torch.Size, transitions: int) -> Phase:
     """What is kept, and whether it has arrived."""
-
     u, log_p = u.unflatten(1, groups), log_p.unflatten(1, groups)
     place = (u - u.mean((0, 1, 2))) / u.std((0, 1, 2))
     each = place, place.square()

@@ -56,6 +56,13 @@ def test_a_guide_beside_the_posterior_is_put_right(refined):
     assert "refined by 1024 chains" in refined.message
 
 
+def test_refining_again_begins_at_the_guide(refined):
+    longer = refined.refine(n=40_000, seed=0, progress=False)
+    assert len(longer.refinement) >= 40_000
+    assert longer.message == str(longer.refinement)
+    assert refined.message == str(refined.refinement)
+
+
 def test_the_guide_alone_is_as_it_was(refined):
     alone = off(normal)
     assert alone.refine(seed=0, progress=False) is not alone
