@@ -242,6 +242,7 @@ def _identity(data: Sequence[Any], options: Options, step: Step, guide: Guide) -
         data,
         version=CHECKPOINT_FORMAT,
         steps=options.steps,
+        rounds=len(step.recipe.rounds),
         lr=options.lr,
         elbo=type(step.elbo).__name__,
         particles=step.elbo.num_particles,

@@ -82,6 +82,13 @@ def test_one_that_was_killed_while_chains_ran_is_the_same_to_the_last_bit(tmp_pa
         assert torch.equal(value, found.values[name])
 
 
+def test_a_checkpoint_of_a_fit_of_more_rounds_is_another_fit(tmp_path):
+    path = tmp_path / "fit.pt"
+    assert len(quickly(refine=False, checkpoint=path).losses) > 400
+    with pytest.raises(ValueError, match="another"):
+        quickly(checkpoint=path)
+
+
 def test_flow_and_chains_take_turns_where_chains_are_slow(monkeypatch):
     taught = []
     real = ChainPool.take
