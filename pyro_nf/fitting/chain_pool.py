@@ -198,10 +198,7 @@ class ChainPool:
         """
         count = min(self.count, len(draws))
         draws = draws[: len(draws) // count * count]
-        slopes = None
-        if not self.is_of_several_modes:
-            scores = traced_scores(self.target, draws[:count])
-            slopes = torch.cat([scores(part)[1] for part in draws.split(count)])
+        slopes = None if self.is_of_several_modes else self._slopes(draws, count)
         if self.draws is not None and self.draws.shape == draws.shape:
             self.draws.copy_(draws)
             if self.slopes is not None and slopes is not None:
@@ -213,8 +210,12 @@ class ChainPool:
     def _drawn(self, starts: Tensor, settling: int = SETTLING) -> tuple[Tensor, Tensor]:
         """Draws of chains, their last states at the end, and the gradients of log p there."""
         draws = chains(self.target, self.flow, starts, settling)
-        scores = traced_scores(self.target, starts)
-        return draws, torch.cat([scores(part)[1] for part in draws.split(len(starts))])
+        return draws, self._slopes(draws, len(starts))
+
+    def _slopes(self, draws: Tensor, count: int) -> Tensor:
+        """The gradients of log p at draws, so many together."""
+        scores = traced_scores(self.target, draws[:count])
+        return torch.cat([scores(part)[1] for part in draws.split(count)])
 
     # ---------------------------------------------------------------- what it trains
 

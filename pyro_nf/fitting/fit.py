@@ -117,7 +117,7 @@ def fit(
             same file goes on where it was.
         refine: Whether the first round, or what `steps` asks for, is all that is trained, and
             Markov chains then go on from the guide's draws until they are the posterior's, as by
-            :meth:`pyro_nf.Posterior.refine`: most often sooner than further rounds.
+            :meth:`pyro_nf.Posterior.refine`.
         kwargs: What the model takes.
 
     Returns:

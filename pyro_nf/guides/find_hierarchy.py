@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import (
     Distribution,
@@ -117,37 +118,38 @@ def _families(target: Target, u: Tensor) -> Iterator[_Family]:
             node = trace.nodes[name]
             normal = _normal(node["fn"])
             if normal is not None:
-                loc, scale, inverse = normal
-                shape = node["value"].shape
-                found[f"loc/{name}"] = loc.expand(shape).reshape(-1).to(log_det)
-                found[f"log_scale/{name}"] = scale.log().expand(shape).reshape(-1).to(log_det)
-                blocks = inverse.reshape(-1, *inverse.shape[-2:]).to(log_det)
-                found[f"inverse/{name}"] = torch.block_diag(*blocks)
+                parts = {"loc": normal.mean, "log_scale": normal.stddev.log()}
+                for key, part in parts.items():
+                    flat = part.expand(node["value"].shape).reshape(-1)
+                    found[f"{key}/{name}"] = flat.to(log_det)
         return log_det, found
 
     _, values = target.many(Many(parameters, tolerant=True), u)
+    with poutine.block():
+        nodes = target.trace(u[0])[0].nodes
     for name, columns in target.packing.columns.items():
-        if f"loc/{name}" in values:
-            yield _Family(
-                [*range(columns.start, columns.stop)],
-                values[f"loc/{name}"],
-                values[f"log_scale/{name}"],
-                values[f"inverse/{name}"][0],
-            )
+        normal = _normal(nodes[name]["fn"])
+        if normal is not None and f"loc/{name}" in values:
+            parts = values[f"loc/{name}"], values[f"log_scale/{name}"]
+            yield _Family([*range(columns.start, columns.stop)], *parts, _inverse(normal, u))
 
 
-def _normal(fn: Distribution) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Means, scales and inverse correlations, ``(..., d, d)``, of a site that is normal in u."""
+def _normal(fn: Distribution) -> Normal | MultivariateNormal | None:
+    """The normal distribution of a site in unconstrained space, if it has one."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
     if isinstance(fn, TransformedDistribution) and [*map(type, fn.transforms)] == [ExpTransform]:
         fn = fn.base_dist  # of a log-normal one, whose logarithm is in u
-    if isinstance(fn, Normal):
-        return fn.loc, fn.scale, torch.ones_like(fn.scale)[..., None, None]
-    if isinstance(fn, MultivariateNormal):
-        scale = fn.stddev
-        return fn.loc, scale, fn.precision_matrix * scale[..., None] * scale[..., None, :]
-    return None
+    return fn if isinstance(fn, Normal | MultivariateNormal) else None
+
+
+def _inverse(normal: Normal | MultivariateNormal, like: Tensor) -> Tensor:
+    """The inverse of the correlations of all numbers of a site, ``(k, k)``."""
+    if isinstance(normal, Normal):
+        return torch.eye(normal.loc.numel()).to(like)
+    scale = normal.stddev
+    inverse = normal.precision_matrix * scale[..., None] * scale[..., None, :]
+    return torch.block_diag(*inverse.reshape(-1, *inverse.shape[-2:])).to(like)
 
 
 def _generations(

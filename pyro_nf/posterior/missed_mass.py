@@ -56,14 +56,16 @@ def missed_mass(case: Case) -> Finding | None:
     name, percent, angle = "missed mass", f"{100 * share:.0f} %", _of_angles(case.joint)
     if not share > (BEHIND if angle else MISSED):
         return Finding(name, share, "neutral", percent)
-    who = "the chains do" if case.log_q is None else "the guide does"
+    who, misses = "the guide does", "the guide misses"
+    if case.log_q is None:
+        who, misses = "the chains do", "the chains miss"
     message = (
         f"about {percent} of the posterior lies where {who} not reach, in another mode "
         "perhaps; start elsewhere (another seed, init_loc_fn), use a flow of more layers, or "
         "compare the fits by their log evidence"
     )
     message += angle
-    decided = "a search found mass that the guide misses"
+    decided = f"a search found mass that {misses}"
     return Finding(name, share, "spoils", percent, decided, message)
 
 
