@@ -1,71 +1,23 @@
-"""NumPyro's answer to a posterior: for benchmarks/rivals.py, which starts it in its environment.
+"""NumPyro's answer to a posterior: for rivals.py, whose processes rival_files.py describes.
 
-    python numpyro_rivals.py NAME DATA.json[.gz] METHOD SECONDS OUT.npz
-
-METHOD is a guide, trained for so many seconds with compile time included, or NUTS, 4 x (1000 +
-1000). The draws go to OUT, and the seconds are printed; those of the imports do not count.
+METHOD is NUTS, 4 x (1000 + 1000) one after the other, or a guide, trained for SECONDS. Time of
+compilation is in the seconds, that of imports is not.
 """
 
-import gzip
-import json
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
+import rival_models_numpyro as models
 from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, autoguide, init_to_median
+from numpyro.infer.util import log_density
+from rival_files import arguments, function, now, read, write
 
 DRAWS = 10_000
 BLOCK = 100  # steps between two looks at the clock
 PARTICLES = 16
-
-
-def standardised(x, sd=1.0):
-    return sd * (x - x.mean(0)) / x.std(0)
-
-
-def eight_schools_noncentered(data):
-    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
-    with numpyro.plate("schools", len(data["y"])):
-        z = numpyro.sample("theta_trans", dist.Normal(0.0, 1.0))
-        numpyro.sample("y", dist.Normal(mu + tau * z, data["sigma"]), obs=data["y"])
-
-
-def arK(data):  # noqa: N802  # the posterior's name
-    y, order = data["y"], 5
-    lags = jnp.stack([y[order - k : len(y) - k] for k in range(1, order + 1)], -1)
-    alpha = numpyro.sample("alpha", dist.Normal(0.0, 10.0))
-    beta = numpyro.sample("beta", dist.Normal(0.0, 10.0).expand([order]).to_event(1))
-    sigma = numpyro.sample("sigma", dist.HalfCauchy(2.5))
-    numpyro.sample("y", dist.Normal(alpha + lags @ beta, sigma), obs=y[order:])
-
-
-def german_credit(data):
-    x = standardised(data["X"])
-    alpha = numpyro.sample("alpha", dist.Normal(0.0, 5.0))
-    tau = numpyro.sample("tau", dist.HalfCauchy(1.0))
-    z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
-    numpyro.sample("y", dist.Bernoulli(logits=alpha + tau * (x @ z)), obs=data["y"])
-
-
-def sonar(data):
-    x = standardised(data["X"], 0.5)
-    alpha = numpyro.sample("alpha", dist.Normal(0.0, 20.0))
-    beta = numpyro.sample("beta", dist.Normal(0.0, 5.0).expand([x.shape[1]]).to_event(1))
-    numpyro.sample("y", dist.Bernoulli(logits=alpha + x @ beta), obs=data["y"])
-
-
-def student_t2(data):
-    x = data["X"]
-    flat = dist.ImproperUniform(dist.constraints.real, (), (x.shape[1],))
-    beta = numpyro.sample("beta", flat)
-    log_sigma = numpyro.sample("log_sigma", dist.ImproperUniform(dist.constraints.real, (), ()))
-    numpyro.sample("y", dist.StudentT(2.0, x @ beta, jnp.exp(log_sigma)), obs=data["y"])
 
 
 def by_nuts(model, data):
@@ -92,21 +44,33 @@ def by_guide(model, data, name, seconds):
     return guide.sample_posterior(key, svi.get_params(state), sample_shape=(DRAWS,))
 
 
+def densities(model, data, points):
+    """The log joint density at each of the points."""
+    found = []
+    for k in range(len(next(iter(points.values())))):
+        point = {site: jnp.asarray(value[k]) for site, value in points.items()}
+        found.append(log_density(model, (data,), {}, point)[0])
+    return np.array(found)
+
+
 def main():
-    name, file, method, seconds, out = sys.argv[1:]
+    options = arguments()
     numpyro.enable_x64()
-    raw = Path(file).read_bytes()
-    data = json.loads(gzip.decompress(raw) if file.endswith(".gz") else raw)
-    data = {key: jnp.asarray(value, dtype=float) for key, value in data.items()}
-    model = globals()[name]
-    start = time.perf_counter()
-    if method == "NUTS":
+    data = read(options.folder, options.name)
+    data = {key: jnp.asarray(value) for key, value in data.items()}
+    model = getattr(models, function(options.name))
+    if options.method == "density":
+        with np.load(options.out / "points.npz") as points:
+            found = densities(model, data, points)
+        np.savez(options.out / "density.npz", density=found)
+        return
+    start = now()
+    if options.method == "NUTS":
         draws = by_nuts(model, data)
     else:
-        draws = by_guide(model, data, method, float(seconds))
+        draws = by_guide(model, data, options.method, options.seconds)
     draws = {key: np.asarray(value) for key, value in draws.items()}
-    print(time.perf_counter() - start)
-    np.savez(out, **draws)
+    write(options.out / "cold", start, draws)
 
 
 if __name__ == "__main__":

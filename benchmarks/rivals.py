@@ -1,173 +1,160 @@
-"""Is anything better in the same time? Each posterior by `fit`, and by others in as many seconds.
+"""Is anything quicker, or nearer? Twelve posteriors by the default call of `fit`, and by others.
 
-    OMP_NUM_THREADS=1 python benchmarks/rivals.py FOLDER [NAME ...] [--numpyro PYTHON] [--methods M]
+    OMP_NUM_THREADS=1 python benchmarks/rivals.py FOLDER [FOLDER ...] --out OUT
+        [--numpyro PYTHON] [--nutpie PYTHON] [--names N ...] [--methods M ...] [--limit SECONDS]
 
-FOLDER is as for posteriors.py. Pyro's guides are trained eagerly with 16 particles and Adam, whose
-rate falls from 1e-2 to zero by the end of their time; NumPyro's with Adam at 1e-2, compile time
-included. NUTS takes the time that it takes, 4 x (1000 + 1000). After it comes the first of fits of
-200, 400 and more steps that is as near as NUTS in mean and log sd, or the last, of 6,400: the time
-to an equal error, without that of the fits before. `sw2` is the sliced Wasserstein distance to the
-reference draws, whose floor is that between two halves of these.
+Folders are as for posteriors.py. NumPyro's NUTS is 4 x (1000 + 1000), nutpie 4 x (its own warm-up +
+1000) of a PyMC model, Pyro's NUTS 4 x (1000 + 1000) or as far as it comes within the limit. Each
+answer comes from a process of its own, on one core: cold, with nothing compiled and no cache on
+disk; where compiled code can be used again also warm, for a second data set of the same shapes in
+the same process; nutpie's besides from disk, in a new process that finds what the first compiled.
+Imports do not count, and what is compiled does.
+
+`times ours` is the CPU time over that of `fit`, warm over warm and all others over cold. Errors are
+as for posteriors.py; for the second data set, which has no reference draws, those of `fit` are
+distances from nutpie's draws. OUT keeps the answers: what is there is not run again.
 """
 
 import argparse
-import math
+import json
+import os
 import subprocess
 import sys
 import tempfile
-import time
-import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyro
-import torch
-from pyro.distributions import transforms
-from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoNormalizingFlow
+from rival_files import holder, module
 from timing import table
 
-from pyro_nf import Posterior, fit
-from pyro_nf.model.target import Target
-
-DRAWS = 10_000
-PARTICLES = 16
-LR = 1e-2
-NUMPYRO = ["AutoIAFNormal", "AutoBNAFNormal", "NUTS"]
-TRANSLATED = ["eight_schools_noncentered", "arK", "german_credit", "sonar", "student_t2"]
-HEAD = ["posterior", "method", "seconds", "times ours", "mean", "log sd", "sw2", "floor"]
-
-
-def planar(model):
-    """Pyro's flow guide with sixteen of Pyro's planar flows."""
-    return AutoNormalizingFlow(model, partial(transforms.iterated, 16, transforms.planar))
-
-
-SHORTEST, LONGEST = 200, 6400  # steps of the fits that are to be as near as NUTS
-
-GUIDES = {
-    "Pyro AutoMultivariateNormal": AutoMultivariateNormal,
-    "Pyro AutoIAFNormal": lambda model: AutoIAFNormal(model, num_transforms=3),
-    "Pyro AutoNormalizingFlow": planar,
+NAMES = [
+    *("eight_schools-eight_schools_noncentered", "eight_schools-eight_schools_centered"),
+    *("arK-arK", "gp_pois_regr-gp_pois_regr", "diamonds-diamonds", "student_t2", "german_credit"),
+    *("sonar", "horseshoe", "stochastic_volatility", "irt_2pl", "radon_hierarchical"),
+]
+METHODS = {  # the environment of each, and the words for its script, one process each
+    "fit": ("pyro", ["fit"]),
+    "NumPyro NUTS": ("numpyro", ["NUTS"]),
+    "nutpie": ("nutpie", ["nutpie", "disk"]),
+    "Pyro NUTS": ("pyro", ["NUTS"]),
 }
+GUIDES = {  # they have as many seconds as fit took, and are run where --methods names them
+    "Pyro AutoMultivariateNormal": ("pyro", ["AutoMultivariateNormal"]),
+    "Pyro AutoIAFNormal": ("pyro", ["AutoIAFNormal"]),
+    "Pyro AutoNormalizingFlow": ("pyro", ["AutoNormalizingFlow"]),
+    "NumPyro AutoIAFNormal": ("numpyro", ["AutoIAFNormal"]),
+    "NumPyro AutoBNAFNormal": ("numpyro", ["AutoBNAFNormal"]),
+}
+KINDS = {"cold": "", "disk": ", from disk", "warm": ", second data"}
+ERRORS = ["mean_worst", "log_sd_worst", "sw2", "sw2_floor"]
+HEAD = ["posterior", "method", "CPU [s]", "wall [s]", "times ours"]
+HEAD += ["mean", "log sd", "sw2", "floor", "note"]
+CACHES = ["TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR"]
 
 
-def trained(model, make, seconds):
-    """A posterior by one of Pyro's guides."""
-    start = time.perf_counter()
-    pyro.set_rng_seed(0)
-    pyro.clear_param_store()
-    guide = make(model)
-    guide()
-    target = Target.of(guide)
-    elbo = Trace_ELBO(
-        num_particles=PARTICLES,
-        vectorize_particles=target.vectorized,
-        max_plate_nesting=target.nesting,
+def command(python, rival, *words):
+    """That starts the script of a rival."""
+    script = Path(__file__).with_name(f"{rival}_rivals.py")
+    return [str(word) for word in (python, script, *words)]
+
+
+def answer(python, method, folder, name, seconds, out):
+    """Runs a method in new processes, and puts what it says in its folder of OUT."""
+    rival, words = (METHODS | GUIDES)[method]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as caches, tempfile.TemporaryDirectory(dir=out.parent) as to:
+        found = Path(to) / "found"
+        found.mkdir()
+        environment = os.environ | dict.fromkeys(CACHES, caches)
+        environment["PYTENSOR_FLAGS"] = f"base_compiledir={caches}"
+        for word in words:
+            line = command(python, rival, folder, name, word, seconds, found)
+            done = subprocess.run(line, env=environment, stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                failed = {"note": "failed: " + done.stderr.strip().splitlines()[-1][:100]}
+                (found / "cold.json").write_text(json.dumps(failed))
+                break
+        found.rename(out)  # whole, or not at all
+
+
+def stored(out, kind):
+    """What an answer took, and its draws by site, if it has any."""
+    if not (file := out / f"{kind}.json").exists():
+        return {}, {}
+    if not (draws := file.with_suffix(".npz")).exists():
+        return json.loads(file.read_text()), {}
+    with np.load(draws) as sites:
+        return json.loads(file.read_text()), dict(sites)
+
+
+def errors(folder, name, draws, reference=None):
+    """Of draws, beside the reference draws of a posterior, or others."""
+    load = module(folder, "load")
+    _, draws_of_load = load.load(name)
+    sites = draws_of_load.keys()
+    reference = {site: reference[site] for site in sites} if reference else draws_of_load
+    found = module(folder, "score").score(
+        {site: draws[site] for site in sites}, reference, load.supports(name)
     )
-    parameters = list(guide.parameters())
-    optimizer = torch.optim.Adam(parameters, LR)
-    while (spent := (time.perf_counter() - start) / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = LR * (1 + math.cos(math.pi * spent)) / 2
-        optimizer.zero_grad()
-        try:
-            elbo.differentiable_loss(model, guide).backward()
-        except (RuntimeError, ValueError):  # numerics of the model, for these draws
-            continue
-        if all(p.grad is None or bool(p.grad.isfinite().all()) for p in parameters):
-            optimizer.step()
-    return Posterior(model, guide).draws(DRAWS), time.perf_counter() - start
+    return [f"{found[key]:.3f}" for key in ERRORS]
 
 
-def elsewhere(python, function, data, method, seconds):
-    """What numpyro_rivals.py finds."""
-    script = Path(__file__).with_name("numpyro_rivals.py")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "draws.npz"
-        command = [python, str(script), function, str(data), method, str(seconds), str(out)]
-        done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
-        with np.load(out) as file:
-            draws = {site: torch.as_tensor(file[site]) for site in file.files}
-    return draws, float(done.stdout)
+def rows(folder, name, out):
+    """The rows of one posterior, each with its ratio, from what is stored of it."""
+    for method in METHODS | GUIDES:
+        for kind, words in KINDS.items():
+            told, draws = stored(out / method, kind)
+            if not told:
+                continue
+            ours, _ = stored(out / "fit", "warm" if kind == "warm" else "cold")
+            reference = stored(out / "nutpie", "warm")[1] if kind == "warm" else None
+            row = [name, method + words, "", "", "", "", "", "", "", told["note"]]
+            ratio = told["cpu"] / ours["cpu"] if "cpu" in told else None
+            if ratio:
+                more = ">" if told["note"] else ""
+                row[2:5] = f"{more}{told['cpu']:.2f}", f"{told['wall']:.2f}", f"{more}{ratio:.2f}"
+            if draws and (kind != "warm" or (method == "fit" and reference)):
+                row[5:9] = errors(folder, name, draws, reference)
+            yield row, ratio
 
 
-def answers(model, name, options):
-    """Each method's draws and seconds, of those whose names contain what is wanted."""
-    start = time.perf_counter()
-    draws = fit(model, seed=0, progress=False).draws(DRAWS)
-    seconds = time.perf_counter() - start
-    yield "fit", draws, seconds
-    for method, make in GUIDES.items():
-        if any(part in method for part in options.methods):
-            yield method, *trained(model, make, seconds)
-    function = name.split("-")[-1]
-    if options.numpyro and function in TRANSLATED:
-        data = next((options.folder / "data").glob(f"{name}.json*"))
-        for method in NUMPYRO:
-            if any(part in f"NumPyro {method}" for part in options.methods):
-                draws, spent = elsewhere(options.numpyro, function, data, method, seconds)
-                yield f"NumPyro {method}", draws, spent
-
-
-def as_near(model, errors, wanted):
-    """The first fit that is as near as wanted, or else the last: its name, seconds and errors."""
-    steps = SHORTEST
-    while True:
-        start = time.perf_counter()
-        draws = fit(model, steps=steps, seed=0, progress=False).draws(DRAWS)
-        seconds = time.perf_counter() - start
-        found = errors(draws)
-        if steps == LONGEST or (found[0] <= wanted[0] and found[1] <= wanted[1]):
-            return f"fit, {steps} steps", seconds, found
-        steps *= 2
-
-
-def compared(load, score, name, options):
-    """The rows of one posterior."""
-    model, reference = load.load(name)
-
-    def errors(draws):
-        sites = {site: draws[site] for site in reference}
-        scores = score.score(sites, reference, load.supports(name))
-        return [scores[key] for key in ("mean_worst", "log_sd_worst", "sw2", "sw2_floor")]
-
-    def row(method, seconds, found):
-        numbers = [f"{seconds:.1f}", f"{seconds / ours:.2f}", *(f"{x:.3f}" for x in found)]
-        return [name, method, *numbers]
-
-    ours = None
-    for method, draws, seconds in answers(model, name, options):
-        ours = ours or seconds
-        found = errors(draws)
-        yield row(method, seconds, found)
-        if method == "NumPyro NUTS":
-            yield row(*as_near(model, errors, found))
+def means(found):
+    """Of the ratios of each method: how many, their geometric mean, the least and the largest."""
+    lines = [["method", "posteriors", "geometric mean of times ours", "least", "largest"]]
+    for method in dict.fromkeys(row[1] for row, ratio in found if ratio):
+        ratios = np.array([ratio for row, ratio in found if row[1] == method and ratio])
+        middle = np.exp(np.log(ratios).mean())
+        numbers = [f"{x:.2f}" for x in (middle, ratios.min(), ratios.max())]
+        lines.append([method, str(len(ratios)), *numbers])
+    return table(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="a folder that keeps the answers")
+    parser.add_argument("--names", nargs="+", default=NAMES)
     parser.add_argument("--numpyro", help="a Python interpreter that has NumPyro")
-    parser.add_argument(
-        "--methods", nargs="+", default=[""], help="parts of their names; all if none"
-    )
+    parser.add_argument("--nutpie", help="a Python interpreter that has nutpie and PyMC")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=METHODS | GUIDES)
+    parser.add_argument("--limit", type=float, default=300, help="of Pyro's NUTS, seconds of CPU")
     options = parser.parse_args()
-    sys.path.insert(0, str(options.folder.resolve()))
-    import load
-    import score
-
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    warnings.simplefilter("ignore")
-    rows = [HEAD]
-    for name in options.names or load.names():
-        for row in compared(load, score, name, options):
-            rows.append(row)
+    if hasattr(os, "sched_setaffinity"):  # one core for all that is started from here
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pythons = {"pyro": sys.executable, "numpyro": options.numpyro, "nutpie": options.nutpie}
+    found = []
+    for name in options.names:
+        folder, out = holder(options.folders, name), options.out.resolve() / name
+        for method in dict.fromkeys(["fit", *options.methods]):
+            python = pythons[(METHODS | GUIDES)[method][0]]
+            if python and not (out / method).exists():
+                seconds = stored(out / "fit", "cold")[0].get("wall") if method in GUIDES else None
+                answer(python, method, folder, name, seconds or options.limit, out / method)
+        for row, ratio in rows(folder, name, out):
+            found.append((row, ratio))
             print(" ".join(row), file=sys.stderr, flush=True)
-    print(table(rows))
+    print(table([HEAD, *(row for row, _ in found)]))
+    print("\n" + means(found))
 
 
 if __name__ == "__main__":
