@@ -7,9 +7,8 @@ Each of the scripts that rivals.py starts, in an environment of its own, is call
 and answers the posterior NAME of FOLDER by METHOD: cold, with nothing compiled yet, and warm, on
 the second data set, if what has been compiled is good for it. SECONDS are what a method has that
 would not end by itself. Draws, seconds and a note go to the folder OUT: `cold.npz`, `cold.json`,
-`warm.npz`, `warm.json`. With `density` as METHOD, no draws are made: `density.npz` has the log
-joint density, up to a constant, at the points of `points.npz` there, as the other answers may be
-right by chance.
+`warm.npz`, `warm.json`. With `density` as METHOD nothing is drawn: `density.npz` has the log joint
+density at the points of `points.npz` in OUT.
 """
 
 import argparse

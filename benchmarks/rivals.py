@@ -71,8 +71,9 @@ def answer(python, method, folder, name, seconds, out):
             line = command(python, rival, folder, name, word, seconds, found)
             done = subprocess.run(line, env=environment, stderr=subprocess.PIPE, text=True)
             if done.returncode:
-                failed = {"note": "failed: " + done.stderr.strip().splitlines()[-1][:100]}
-                (found / "cold.json").write_text(json.dumps(failed))
+                last = ["it said nothing", *done.stderr.strip().splitlines()][-1]
+                failed = json.dumps({"note": f"failed: {last[:100]}"})
+                (found / f"{'disk' if word == 'disk' else 'cold'}.json").write_text(failed)
                 break
         found.rename(out)  # whole, or not at all
 
@@ -109,7 +110,7 @@ def rows(folder, name, out):
             ours, _ = stored(out / "fit", "warm" if kind == "warm" else "cold")
             reference = stored(out / "nutpie", "warm")[1] if kind == "warm" else None
             row = [name, method + words, "", "", "", "", "", "", "", told["note"]]
-            ratio = told["cpu"] / ours["cpu"] if "cpu" in told else None
+            ratio = told["cpu"] / ours["cpu"] if "cpu" in told and "cpu" in ours else None
             if ratio:
                 more = ">" if told["note"] else ""
                 row[2:5] = f"{more}{told['cpu']:.2f}", f"{told['wall']:.2f}", f"{more}{ratio:.2f}"
