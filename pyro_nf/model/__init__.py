@@ -49,6 +49,7 @@ from pyro_nf.model.handlers import Given as Given
 from pyro_nf.model.handlers import is_computed as is_computed
 from pyro_nf.model.handlers import until as until
 from pyro_nf.model.log_density import LogDensity as LogDensity
+from pyro_nf.model.log_density import Scores as Scores
 from pyro_nf.model.log_density import scored as scored
 from pyro_nf.model.log_density import through as through
 from pyro_nf.model.log_density import traced_scores as traced_scores

@@ -11,9 +11,10 @@ from pyro_nf.engines import NothingLeavesTheGraph, record, traced
 from pyro_nf.flows import Flow
 from pyro_nf.model.failures import NUMERICS
 
-__all__ = ["LogDensity", "scored", "through", "traced_scores", "work"]
+__all__ = ["LogDensity", "Scores", "scored", "through", "traced_scores", "work"]
 
 LogDensity = Callable[[Tensor], Tensor]
+Scores = Callable[[Tensor], tuple[Tensor, Tensor]]  # a log density and its gradients
 
 
 @torch.enable_grad()
@@ -42,9 +43,7 @@ def through(flow: Flow, log_density: LogDensity) -> LogDensity:
     return pulled_back
 
 
-def traced_scores(
-    log_density: LogDensity, example: Tensor
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def traced_scores(log_density: LogDensity, example: Tensor) -> Scores:
     """A log density at the rows of a tensor and its gradients, by the quick engine if it can be.
 
     Arguments:

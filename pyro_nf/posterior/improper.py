@@ -63,16 +63,21 @@ def _slowest(case: Case, packing: Packing) -> str:
     free = _rays(((u - middle) / width)[:, wide])
     rays = u.new_zeros(len(free), packing.dim)
     rays[:, wide] = free
-    heights = []
-    for distance in FAR:
-        values, log_det = latents.unpack(middle + width * distance * rays)
-        heights.append(case.model(len(rays), values)[0] + log_det)
-    tall = torch.stack(heights)
-    values, log_det = latents.unpack(middle.unsqueeze(0))
-    # What is lower than this at all distances has no mass as far as it is looked.
+
+    def heights(rays: Tensor, *distances: float) -> Tensor:
+        far = torch.tensor(distances).to(rays).view(-1, 1, 1)
+        values, log_det = latents.unpack((middle + width * far * rays).flatten(0, 1))
+        found = case.model(len(distances) * len(rays), values)[0] + log_det
+        return found.view(len(distances), -1)
+
+    last = heights(rays, *FAR[-2:])
+    rays = rays[~(last[0] - last[1] > SLOW * math.log(RATIO))]  # or it falls, whatever comes before
+    if not len(rays):
+        return ""
+    tall = heights(rays, *FAR)
+    # What is lower than the middle at all distances has no mass as far as it is looked.
     mass = tall + packing.dim * torch.tensor(FAR).to(tall).log().unsqueeze(-1)
-    some = (mass >= case.model(1, values)[0] + log_det).any(0)
-    slow = some & (_falls(tall) <= SLOW)
+    slow = (mass >= heights(rays[:1], 0.0)).any(0) & (_falls(tall) <= SLOW)
     if not bool(slow.any()):
         return ""
     column = int(rays[slow][0].abs().argmax())

@@ -6,7 +6,6 @@ import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
-from torch.func import grad, grad_and_value, jacrev
 
 from pyro_nf.model import (
     Latents,
@@ -19,6 +18,7 @@ from pyro_nf.model import (
     doubled,
     in_double,
     until,
+    work,
 )
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.guide_density import log_density
@@ -38,6 +38,7 @@ __all__ = ["missed_mass"]
 
 STARTS = 512  # climbs, or as many as the model takes at once
 FEWEST = 128  # of them, fewer find nothing
+WORK = 4e6  # numbers that all of them together may compute at a step
 PROBES = 500  # proposals from each summit
 SURE = 3.0  # standard errors by which mass must be missing
 VISITED = 0.1  # visits of chains to a summit, for its mass, below which they have not found it
@@ -175,47 +176,26 @@ def _not_visited(summits: Summits, u: Tensor, points: Tensor, log_weights: Tenso
 def _summits(joint: Joint, latents: Latents, u: Tensor) -> Summits | None:
     """Where the climbs end, if they can be made and end anywhere."""
 
-    def height(point: Tensor) -> Tensor:
-        with Unpack(latents.packing, point.to(_dtype(joint))) as unpack:
+    def height(row: Values) -> Result:
+        with Unpack(latents.packing, row["u"].to(_dtype(joint))) as unpack:
             trace = poutine.trace(joint.density).get_trace(*joint.args, **joint.kwargs)
-        return log_prob_sum(trace) + unpack.log_det
+        return log_prob_sum(trace) + unpack.log_det, {}
 
-    def slope(row: Values) -> Result:
-        gradient, value = grad_and_value(height)(row["u"])
-        return value, {"gradient": gradient}
-
-    def bend(row: Values) -> Result:
-        return row["u"].sum(), {"hessian": jacrev(grad(height))(row["u"])}
-
-    climb = Many(slope, joint.chunk, tolerant=True)
-    curve = Many(bend, max(1, joint.chunk // len(u[0])), tolerant=True)
-
-    climb.decide(2, {"u": u[:2]})  # here the numerics hold
-    if not climb.vectorized:
+    heights = Many(height, joint.chunk, tolerant=True)
+    if not heights.decide(2, {"u": u[:2]}):  # here the numerics hold
         return None
-    starts = _starts(joint, latents, u)
-    going = torch.ones(len(starts), dtype=torch.bool)
 
-    def slopes(points: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal going
-        value, gradient = points.new_full((len(points),), math.nan), torch.zeros_like(points)
-        if bool(going.any()):
-            value[going], rest = climb(int(going.sum()), {"u": points[going]})
-            if rest:  # none where the numerics fail for all that were still going
-                gradient[going] = rest["gradient"]
-        going = ~value.isnan()  # a climb whose numerics fail costs no more
-        return value, gradient
+    def log_density(points: Tensor) -> Tensor:
+        return heights(len(points), {"u": points})[0]
 
-    def bends(points: Tensor) -> Tensor:
-        found = curve(len(points), {"u": points})[1]
-        return found.get("hessian", points.new_full((*points.shape, points.shape[-1]), math.nan))
-
-    return find_summits(slopes, bends, starts, u.mean(0), u.std(0))
+    cost = work(log_density, u[:2])
+    starts = _starts(joint, latents, u, max(FEWEST, min(STARTS, joint.chunk, int(WORK / cost))))
+    return find_summits(log_density, starts, u.mean(0), u.std(0), cost)
 
 
-def _starts(joint: Joint, latents: Latents, u: Tensor) -> Tensor:
+def _starts(joint: Joint, latents: Latents, u: Tensor, count: int) -> Tensor:
     """Half of them from far around the draws, half from the prior if it can be drawn from."""
-    near = min(STARTS, joint.chunk) // 2
+    near = count // 2
     around = scattered(u.mean(0), u.std(0), near)
     anywhere = 2 * torch.randn_like(around)
 

@@ -1,13 +1,12 @@
 """Several modes: the summits of a log density that many climbs find, and draws around them."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_nf.model import LogDensity, traced_scores, work
+from pyro_nf.model import LogDensity, Scores, traced_scores, work
 from pyro_nf.sampling.importance import USABLE, resampled, smooth
 
 __all__ = ["LEFT", "MAX_DIM", "Summits", "explore", "find_summits", "scattered"]
@@ -15,18 +14,22 @@ __all__ = ["LEFT", "MAX_DIM", "Summits", "explore", "find_summits", "scattered"]
 MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 WIDE = 8.0  # standard deviations within which climbs start
 CLIMB = 150  # steps of a climb
+TURN = 25  # steps after which those that have met go on as one
 FIRST, LAST = 0.05, 0.05  # their length: of the starts' distance, then of a standard deviation
 SAME = 1.0  # standard deviations between the ends of climbs to one summit
+MET = 0.25  # the same between climbs to one summit, on the way
 CANDIDATES = 32  # ends of climbs, the highest, that may be summits
 MOST = 8  # summits, the highest
 APART = 3.0  # standard deviations between two summits
 SPREAD = 1.3  # by which proposals are wider than the curvature at their summit
+ASIDE = 0.01  # standard deviations between which slopes tell of a curvature
 TINY = 1e-9  # smallest curvature by which what is left of a climb is told
 FLAT = 0.05  # smallest curvature of a summit, for draws of unit variance
 
 CLIMBS = 2048  # a mode far away may draw one in two hundred
 FEWEST = 32  # for models in which a climb is dear
 WORK = 2e6  # numbers that all climbs together may compute at a step
+LOAD = 1e6  # the same for as many as are quickest together
 PROBES = 1000  # proposals from each summit
 LEAST = 0.01  # share of the mass that makes a mode
 LEFT = 0.05  # nats that the end of a climb may be below its summit
@@ -71,39 +74,30 @@ def scattered(middle: Tensor, width: Tensor, count: int) -> Tensor:
 
 
 def find_summits(
-    slope: Callable[[Tensor], tuple[Tensor, Tensor]],
-    bend: Callable[[Tensor], Tensor],
-    starts: Tensor,
-    middle: Tensor,
-    width: Tensor,
+    log_density: LogDensity, starts: Tensor, middle: Tensor, width: Tensor, cost: float
 ) -> Summits | None:
     """Climb from many starts, and keep what is high and far from the rest.
 
     Arguments:
-        slope: The log density of points of shape ``(n, D)``, and its gradient.
-        bend: Its matrix of second derivatives, with shape ``(n, D, D)``.
+        log_density: That of points of shape ``(n, D)``.
         starts: Where the climbs start, with shape ``(n, D)``.
         middle: Where most of the density is thought to be, with shape ``(D,)``.
         width: How wide it is there, with shape ``(D,)``.
+        cost: How many numbers the log density computes for a point.
 
     Returns:
         The summits, the highest first; None if no climb ends at a finite density.
     """
-    points = _climbed(slope, starts, middle, width)
-    height, gradient = slope(points)
-    order = height.argsort(descending=True)
-    order = order[(height.isfinite() & points.isfinite().all(-1))[order]]
-    if not len(order):
+    few = min(len(starts), max(FEWEST, int(LOAD / cost)))
+    scores = _in_parts(log_density, starts[:few])
+    points = _climbed(scores, starts, middle, width, few)
+    height, gradient = scores(points)
+    height = torch.where(height.isfinite() & points.isfinite().all(-1), height, -math.inf)
+    ends = _distinct(points, height, width * SAME)[:CANDIDATES]
+    if not len(ends):
         return None
-    ends: list[int] = []
-    for i in order.tolist():
-        steps = (points[ends] - points[i]) / width
-        if len(ends) < CANDIDATES and bool((steps.norm(dim=-1) > SAME).all()):
-            ends.append(i)
     points, gradient = points[ends], gradient[ends]
-    curvature = bend(points)
-    curvature = torch.where(curvature.isfinite(), -curvature, 0.0)
-    values, vectors = torch.linalg.eigh((curvature + curvature.mT) / 2)
+    values, vectors = torch.linalg.eigh(_curvature(scores, points, width))
     along = (vectors.mT @ gradient.unsqueeze(-1)).squeeze(-1)
     left = (along.square() / values.clamp_min(TINY)).sum(-1) / 2
     values = values.clamp_min(FLAT / float(width.square().max()))
@@ -116,15 +110,53 @@ def find_summits(
     return Summits(points[chosen], inverse[chosen] / SPREAD, left[chosen])
 
 
-def _climbed(
-    slope: Callable[[Tensor], tuple[Tensor, Tensor]], points: Tensor, middle: Tensor, width: Tensor
-) -> Tensor:
-    """Steps of falling length along the gradients, each coordinate in units of its own size."""
+def _in_parts(log_density: LogDensity, example: Tensor) -> Scores:
+    """A log density and its gradients at any number of points, so many at a time as are given."""
+    size = len(example)
+    scores = traced_scores(log_density, example)
+
+    def apart(points: Tensor) -> tuple[Tensor, Tensor]:
+        padded = torch.cat([points, points[:1].expand(-len(points) % size, -1)])
+        parts = [scores(part) for part in padded.split(size)]
+        value, gradient = (torch.cat(part)[: len(points)] for part in zip(*parts, strict=True))
+        return value, gradient
+
+    return apart
+
+
+def _distinct(points: Tensor, height: Tensor, gap: Tensor) -> Tensor:
+    """Which points have no higher one within a gap; the highest first, and none at minus infinity.
+
+    Arguments:
+        points: With shape ``(n, D)``.
+        height: How high they are, with shape ``(n,)``.
+        gap: In units of each coordinate, with shape ``(D,)``.
+    """
+    order = height.argsort(descending=True)
+    order = order[height[order] > -math.inf]
+    found: list[int] = []
+    while len(order):
+        found.append(int(order[0]))
+        order = order[((points[order] - points[order[0]]) / gap).norm(dim=-1) > 1]
+    return torch.tensor(found, dtype=torch.long, device=points.device)
+
+
+def _climbed(scores: Scores, points: Tensor, middle: Tensor, width: Tensor, few: int) -> Tensor:
+    """Steps of falling length along the gradients, each coordinate in units of its own size.
+
+    Of more than a few climbs those end on which the numerics fail, and of those that meet all but
+    the highest.
+    """
     first = FIRST * torch.maximum((points - middle).abs().mean(0), width)
     mean, square = torch.zeros_like(points), torch.zeros_like(points)
     for index in range(CLIMB):
-        gradient = slope(points)[1] * width
-        gradient = torch.where(gradient.isfinite(), gradient, 0.0)
+        value, gradient = scores(points)
+        if index % TURN == 0 and len(points) > few:
+            kept = _distinct(points, value.nan_to_num(-math.inf), width * MET)
+            if not len(kept):
+                break
+            points, mean, square, gradient = (x[kept] for x in (points, mean, square, gradient))
+        gradient = torch.where(gradient.isfinite(), gradient * width, 0.0)
         mean = 0.8 * mean + 0.2 * gradient
         square = 0.9 * square + 0.1 * gradient.square()
         fall = index / CLIMB
@@ -133,6 +165,24 @@ def _climbed(
         size = (square / (1 - 0.9 ** (index + 1))).sqrt()
         points = points + step * scaled / (size + 1e-12)
     return points
+
+
+def _curvature(scores: Scores, points: Tensor, width: Tensor) -> Tensor:
+    """The negative Hessians, with shape ``(k, D, D)``, by slopes on both sides of k points.
+
+    Zero where they are no numbers.
+
+    Arguments:
+        scores: The log density and its gradients.
+        points: Where, with shape ``(k, D)``.
+        width: The size of all coordinates, with shape ``(D,)``.
+    """
+    steps = ASIDE * width.diag()
+    sides = torch.stack([points.unsqueeze(1) + steps, points.unsqueeze(1) - steps])
+    up, down = scores(sides.flatten(0, -2))[1].view_as(sides)
+    bend = (down - up) / (2 * ASIDE * width.unsqueeze(-1))
+    bend = torch.where(bend.isfinite(), bend, 0.0)
+    return (bend + bend.mT) / 2
 
 
 def explore(
@@ -157,16 +207,10 @@ def explore(
     def standard(z: Tensor) -> Tensor:
         return log_density(middle + z @ tril.mT)
 
-    def bend(z: Tensor) -> Tensor:
-        z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(standard(z).sum(), z, create_graph=True)
-        rows = [torch.autograd.grad(part.sum(), z, retain_graph=True)[0] for part in gradient.T]
-        return torch.stack(rows, -2)
-
     zero, one = torch.zeros_like(middle), torch.ones_like(middle)
-    affordable = int(WORK / work(log_density, scattered(zero, one, FEWEST)))
-    starts = scattered(zero, one, max(FEWEST, min(CLIMBS, affordable)))
-    summits = find_summits(traced_scores(standard, starts), bend, starts, zero, one)
+    cost = work(log_density, scattered(zero, one, 2))
+    starts = scattered(zero, one, max(FEWEST, min(CLIMBS, int(WORK / cost))))
+    summits = find_summits(standard, starts, zero, one, cost)
     if summits is None or int((summits.left < LEFT).sum()) < 2:
         return None
     with torch.no_grad():

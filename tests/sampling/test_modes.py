@@ -6,7 +6,7 @@ import pytest
 import torch
 from densities import DOUBLE, bumps, flat, scaled, target_of
 
-from pyro_nf.sampling.modes import explore
+from pyro_nf.sampling.modes import LEFT, SPREAD, explore, find_summits, scattered
 
 
 def test_several_modes_are_found_with_their_shares():
@@ -42,3 +42,36 @@ def test_one_mode_is_left_alone():
     torch.manual_seed(0)
     _, target = target_of(flat(2, scaled))
     assert explore(target, torch.zeros(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE), 100) is None
+
+
+@pytest.mark.parametrize("cost", [100.0, 1e9])
+def test_each_summit_knows_its_curvature_whatever_a_density_costs(cost):
+    torch.manual_seed(0)
+    root = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-0.3, 0.2, 2.0]], dtype=DOUBLE)
+    precision = torch.cholesky_inverse(root)
+
+    def two(u):
+        gaps = torch.stack([u - 6.0, u + 6.0])
+        return (-(gaps @ precision * gaps).sum(-1) / 2).logsumexp(0)
+
+    zero, wide = torch.zeros(3, dtype=DOUBLE), torch.full((3,), 6.0, dtype=DOUBLE)
+    found = find_summits(two, scattered(zero, wide, 200), zero, wide, cost)
+    there = found.left < LEFT  # the others are ends of climbs that have not arrived
+    assert there.sum() == 2
+    assert torch.allclose(found.centres[there].abs(), torch.tensor(6.0, dtype=DOUBLE), atol=0.1)
+    for inverse in found.inverse[there]:
+        assert torch.allclose(SPREAD**2 * inverse.mT @ inverse, precision, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("cost", [100.0, 1e9])
+def test_climbs_end_where_a_density_is_no_number(cost):
+    torch.manual_seed(0)
+
+    def half(u):
+        return -(u[:, 0].log() - 1.0).square() - u[:, 1].square()
+
+    one = torch.ones(2, dtype=DOUBLE)
+    found = find_summits(half, scattered(one, one, 200), one, one, cost)
+    assert torch.allclose(found.centres[0], torch.tensor([math.e, 0.0], dtype=DOUBLE), atol=0.1)
+    nowhere = scattered(one, one, 200) * torch.tensor([0.0, 1.0]) - one
+    assert find_summits(half, nowhere, one, one, cost) is None
