@@ -4,8 +4,10 @@ Whatever is done a thousand times, a step of a fit or of a Markov chain, is reco
 run without its own Python. A graph is compared with the function before it takes its place. Knows
 tensors and torch, and nothing of models, flows or guides.
 
+    nodes.py     what a graph is made of
     record.py    one run of a function, written down below autograd
     graph.py     the same without what computes nothing, or nothing new
+    kept.py      engines that have been made, for graphs that come again
     source.py    a graph as a Python function of a line for each operation
     backends.py  that function, ready at once; inductor, a few times faster later
     tracing.py   a function by its graph, where that is the same; what must hold while it is traced
@@ -19,14 +21,20 @@ tensors where the graph has numbers, of which torch makes a tensor each time.
 parameters and data are inputs of the graph wherever the code takes them from, because tracing knows
 a tensor by its identity. So no parameter has to be substituted. The traced step is then compared
 with an eager one of another random state, and refused where they differ.
+
+**A graph is its own key.** A fit records its graphs anew, which takes some hundredths of a second,
+and takes the engine of an equal graph if there is one, which saves the rest, and of inductor the
+10 to 20 seconds. What a model is made of (its closures, globals, modules, the numbers among its
+data, what its control flow makes of them) is then either a tensor, and an input of the engine, or
+stands in the graph. No list of such things could have been complete.
 """
 
-from pyro_nf.engines.backends import Engine as Engine
 from pyro_nf.engines.backends import full as full
 from pyro_nf.engines.backends import quick as quick
 from pyro_nf.engines.graph import tidy as tidy
+from pyro_nf.engines.kept import Engine as Engine
+from pyro_nf.engines.nodes import Recorded as Recorded
 from pyro_nf.engines.record import UntraceableError as UntraceableError
-from pyro_nf.engines.record import mutates as mutates
 from pyro_nf.engines.record import record as record
 from pyro_nf.engines.tracing import FailuresAreNaN as FailuresAreNaN
 from pyro_nf.engines.tracing import NothingLeavesTheGraph as NothingLeavesTheGraph

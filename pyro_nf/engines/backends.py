@@ -4,26 +4,27 @@ Both take the graph of a step and its inputs, and return a function of the input
 them in place and returns the loss. Neither changes a setting of the process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
-from pyro_nf.engines.graph import shape_of, tidy
+from pyro_nf.engines.kept import Engine, kept
+from pyro_nf.engines.nodes import Recorded
 from pyro_nf.engines.source import python_function
 
-__all__ = ["Engine", "full", "quick"]
-
-Engine = Callable[[Sequence[Tensor]], Tensor]
+__all__ = ["full", "quick"]
 
 SMALL = 100_000  # elements of the largest tensor, up to which one thread is the fastest
+MODELS = 8  # of which engines are kept
+GRAPHS = 12  # of a model: steps, climbs and chains of some objectives and sizes
 
 
-def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
+@kept(most=MODELS * GRAPHS)
+def quick(recorded: Recorded, inputs: Sequence[Tensor]) -> Engine:
     """A Python function of the operations, which stay one call each, below autograd."""
-    run = python_function(module, inputs)
+    run = python_function(recorded, inputs)
 
     def engine(tensors: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
@@ -33,7 +34,8 @@ def quick(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
     return engine
 
 
-def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
+@kept(most=MODELS)
+def full(recorded: Recorded, inputs: Sequence[Tensor]) -> Engine:
     """Inductor: the operations fused to a few C++ loops; needs a C++ compiler."""
     import torch._inductor.config as inductor
     from torch._guards import TracingContext, tracing
@@ -43,20 +45,19 @@ def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-    copies = [tensor.clone() for tensor in inputs]
+    copies = [_copy(tensor) for tensor in inputs]
     settings: dict[str, Any] = {
         "fallback_random": True,  # the numbers of the other engines, and quicker than its own
         "compile_threads": 1,  # one graph: no pool of processes to start
     }
-    largest = max((shape_of(node).numel() for node in module.graph.nodes), default=0)
+    largest = max((node.shape.numel() for node in recorded.calls), default=0)
     if largest <= SMALL:
         settings["cpp.threads"] = 1
     with torch.no_grad(), inductor.patch(settings):
         pure = make_fx(
-            torch.func.functionalize(module, remove="mutations_and_views"),
+            torch.func.functionalize(recorded.run, remove="mutations_and_views"),
             decomposition_table=select_decomp_table(),
         )(*copies)
-        tidy(pure)
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         fakes = [mode.from_tensor(tensor) for tensor in copies]
         FakeTensorProp(pure, mode).propagate_dont_convert_inputs(*fakes)
@@ -64,3 +65,11 @@ def full(module: GraphModule, inputs: Sequence[Tensor]) -> Engine:
             compiled = compile_fx_inner(pure, fakes)
     # The compiled function empties the list that it is given.
     return lambda tensors: compiled(list(tensors))[0]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy of the same strides, also where those of an expanded tensor are zero."""
+    storage = tensor.untyped_storage().clone()
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format).set_(
+        storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+    )

@@ -1,16 +1,16 @@
 """A function of tensors as a graph of the operations that it runs on them, recorded once."""
 
-import operator
 from collections.abc import Callable, Sequence
+from operator import getitem
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["UntraceableError", "mutates", "record"]
+from pyro_nf.engines.nodes import Node, Recorded, leaves, mapped
+
+__all__ = ["UntraceableError", "record"]
 
 
 class UntraceableError(Exception):
@@ -22,16 +22,15 @@ class UntraceableError(Exception):
 
 def record(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], fixed: Sequence[Tensor] = ()
-) -> GraphModule:
+) -> Recorded:
     """Run a function on some inputs and record what it does, autograd's operations included.
 
     Tensors are known by their identity: where the function reaches an input by another way than
     its arguments, the graph still takes it from the inputs. What depends neither on the inputs nor
-    on random numbers is a constant of the graph. Shapes are those of this run; each node has
-    that of its value in ``meta["shape"]``.
+    on random numbers is a constant of the graph. Shapes are those of this run.
 
     ``make_fx`` does as much, but spends most of its time on the metadata of each node, for
-    compilers that may never come.
+    compilers that may never come; and ``torch.fx.Graph`` on names.
 
     Arguments:
         function: What to record; gives one tensor.
@@ -51,13 +50,9 @@ def _of_the_shape(func: Any, args: Any) -> list[Tensor]:
         return [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
     if func is torch.ops.aten.masked_select.default:
         return [args[1]]
-    dynamic = torch.Tag.dynamic_output_shape in func.tags
-    return [part for part in pytree.tree_leaves(args) if dynamic and isinstance(part, Tensor)]
-
-
-def mutates(node: Node) -> bool:
-    """Whether a node changes its first argument in place."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    if torch.Tag.dynamic_output_shape in func.tags:
+        return [part for part in leaves(args) if isinstance(part, Tensor)]
+    return []
 
 
 _aten = torch.ops.aten
@@ -70,11 +65,17 @@ _OF_SHAPES = {
     _aten.new_ones.default,
     _aten.new_full.default,
 }
+# Of which the text tells the value.
+_PLAIN = (
+    *(bool, int, float, complex, str, type(None)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
 
 
 def _place(tensor: Tensor) -> int:
-    """Where in memory its numbers are, with those of its views."""
-    return tensor.untyped_storage().data_ptr()
+    """Where in memory its numbers are, with those of its views; a sparse tensor has none."""
+    strided = tensor.layout == torch.strided
+    return tensor.untyped_storage().data_ptr() if strided else id(tensor)
 
 
 class _Recorder(TorchDispatchMode):
@@ -82,13 +83,18 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[Tensor], fixed: Sequence[Tensor]) -> None:
         super().__init__()
-        self.graph, self.constants = Graph(), nn.Module()
-        # By identity; the tensors are kept, so that no other is given the place of one in memory.
-        self.nodes: dict[int, tuple[Tensor, Node]] = {}
+        self.calls: list[Node] = []
+        self.constants: dict[Node, Tensor] = {}
+        self.plain = True
+        self.nodes: dict[int, Node] = {}  # of tensors, by identity
+        # All of them are kept, so that no other is given the place of one in memory.
+        self.values: dict[Node, Tensor] = {}
         self.changed: set[int] = set()  # where in memory something was changed in place
         self.moving: set[int] = set()  # where something that varies was written
-        for index, tensor in enumerate([*inputs, *fixed]):
-            self._bind(tensor, self.graph.placeholder(f"input_{index}"), index < len(inputs))
+        self.inputs = [
+            self._bind(tensor, Node(None, (), {}, index < len(inputs)))
+            for index, tensor in enumerate([*inputs, *fixed])
+        ]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -99,57 +105,83 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        nodes = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
-        tensors = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
-        varies = torch.Tag.nondeterministic_seeded in func.tags or (
-            func not in _OF_SHAPES and any(map(self._varies, tensors))
-        )
-        if varies and torch.Tag.data_dependent_output in func.tags:
+        tensors: list[Tensor] = []
+        written = self._written(args, tensors), self._written(kwargs, tensors)
+        node = Node(func, *written, varies=False)
+        node.varies = node.is_random or (func not in _OF_SHAPES and any(map(self._varies, tensors)))
+        if node.varies and torch.Tag.data_dependent_output in func.tags:
             raise UntraceableError(f"{func} takes a value out of a tensor")
         if any(map(self._varies, _of_the_shape(func, args))):
             raise UntraceableError(f"the shape of what {func} returns depends on values")
         result = func(*args, **kwargs)
-        node = self.graph.call_function(func, *nodes)
-        if mutates(node):
+        self.calls.append(node)
+        if node.mutates:
             self.changed.update(map(_place, tensors))
-            if varies:
+            if node.varies:
                 self.moving.add(_place(tensors[0]))
         if isinstance(result, Tensor):
-            self._bind(result, node, varies)
+            self._bind(result, node)
         else:
             for index, part in enumerate(result if isinstance(result, tuple | list) else ()):
                 if isinstance(part, Tensor):
-                    item = self.graph.call_function(operator.getitem, (node, index))
-                    self._bind(part, item, varies)
+                    item = Node(getitem, (node, index), {}, node.varies)
+                    self.calls.append(self._bind(part, item))
         return result
+
+    def _written(self, value: Any, tensors: list[Tensor]) -> Any:
+        """Arguments with nodes in place of tensors, which are added to a list."""
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return self._node(value)
+        if isinstance(value, list | tuple):
+            return type(value)([self._written(part, tensors) for part in value])
+        if isinstance(value, dict):
+            return {name: self._written(part, tensors) for name, part in value.items()}
+        self.plain = self.plain and isinstance(value, _PLAIN)
+        return value
 
     def _varies(self, tensor: Tensor) -> bool:
         """Whether its values may be others in another run; those of a view are its base's."""
-        return self._node(tensor).meta["varies"] or _place(tensor) in self.moving
+        return self._node(tensor).varies or _place(tensor) in self.moving
 
-    def _bind(self, tensor: Tensor, node: Node, varies: bool) -> None:
-        node.meta |= {"shape": tensor.shape, "varies": varies}
-        self.nodes[id(tensor)] = tensor, node
+    def _bind(self, tensor: Tensor, node: Node) -> Node:
+        node.shape = tensor.shape
+        self.nodes[id(tensor)], self.values[node] = node, tensor
+        return node
 
     def _node(self, tensor: Tensor) -> Node:
         """The node whose value a tensor is; a new constant for one that is not known."""
         if id(tensor) not in self.nodes:
-            self._bind(tensor, self._constant(tensor), varies=False)
-        return self.nodes[id(tensor)][1]
+            node = self._bind(tensor, Node(None, (), {}, varies=False))
+            self.constants[node] = tensor.detach()
+        return self.nodes[id(tensor)]
 
-    def _constant(self, tensor: Tensor) -> Node:
-        name = f"constant_{len(self.constants._buffers)}"
-        self.constants.register_buffer(name, tensor.detach())
-        return self.graph.get_attr(name)
-
-    def finished(self, result: Tensor) -> GraphModule:
+    def finished(self, result: Tensor) -> Recorded:
         """The graph of what was recorded, with constants for what is the same each time."""
-        self.graph.output((self._node(result),))
-        for tensor, node in list(self.nodes.values()):
-            fixed = node.op == "call_function" and not node.meta["varies"]
-            if fixed and _place(tensor) not in self.changed:
-                with self.graph.inserting_before(node):
-                    constant = self._constant(tensor)
-                constant.meta |= node.meta
-                node.replace_all_uses_with(constant)
-        return GraphModule(self.constants, self.graph)
+        output = self._node(result)
+        for node, tensor in self.values.items():
+            node.changed = _place(tensor) in self.changed
+            if node.changed and node.target is getitem:
+                node.args[0].changed = True
+        stay = [node for node in self.calls if not self._is_fixed(node)]
+        made: dict[Node, Node] = {}
+
+        def constant(node: Node) -> Node:
+            """In place of what is fixed a constant, the same for all who use it."""
+            if not self._is_fixed(node):
+                return node
+            if node not in made:
+                made[node] = Node(None, (), {}, varies=False)
+                made[node].shape = node.shape
+                self.constants[made[node]] = self.values[node].detach()
+            return made[node]
+
+        for node in stay:
+            node.args, node.kwargs = mapped((node.args, node.kwargs), constant)
+        recorded = Recorded(self.inputs, self.constants, stay, constant(output), self.plain)
+        recorded.renumber()
+        return recorded
+
+    def _is_fixed(self, node: Node) -> bool:
+        """Whether what it computes is the same each time."""
+        return not (node.target is None or node.varies or node.changed or node.mutates)

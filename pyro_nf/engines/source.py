@@ -1,15 +1,15 @@
 """A graph as the source of one Python function: a line for each operation, without autograd."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node, map_arg
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_nf.engines.nodes import Node, Recorded, leaves, mapped
 
 __all__ = ["python_function"]
 
@@ -26,31 +26,30 @@ _OF_NUMBERS = {
 }
 
 
-def python_function(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """A recorded graph as a Python function, which returns the first of the graph's outputs.
+def python_function(recorded: Recorded, tensors: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """A recorded graph as a Python function of inputs and constants, which returns its result.
 
-    The graph runs once, on copies of the inputs.
+    The graph runs once, on copies of the tensors.
 
     Arguments:
-        module: The graph.
-        inputs: Its inputs.
+        recorded: The graph.
+        tensors: Its inputs and its constants.
     """
-    writer = _Writer(module, inputs)
+    writer = _Writer(recorded, tensors)
     with torch.no_grad():
-        for node in module.graph.nodes:
+        for node in recorded.calls:
             writer.write(node)
+    arguments = (writer.variables[node] for node in [*recorded.inputs, *recorded.constants])
+    writer.lines.append(f"return {writer.variables[recorded.outputs[0]]}")
     body = "\n    ".join(writer.lines)
-    exec(f"def run({', '.join(writer.arguments)}):\n    {body}", writer.scope)
+    exec(f"def run({', '.join(arguments)}):\n    {body}", writer.scope)
     return writer.scope["run"]
 
 
 class _Writer:
     """Writes a graph down node by node, and runs it meanwhile."""
 
-    def __init__(self, module: GraphModule, inputs: Sequence[Tensor]) -> None:
-        self.module = module
-        self.inputs: Iterator[Tensor] = iter([tensor.clone() for tensor in inputs])
-        self.arguments: list[str] = []
+    def __init__(self, recorded: Recorded, tensors: Sequence[Tensor]) -> None:
         self.lines: list[str] = []
         self.scope: dict[str, Any] = {}  # the globals of the function
         self.known: dict[int, str] = {}  # their names, by identity
@@ -58,25 +57,23 @@ class _Writer:
         self.variables: dict[Node, str] = {}
         self.values: dict[Node, Any] = {}
         self.bindings: dict[object, Callable[..., Any]] = {}
+        for number, node in enumerate([*recorded.inputs, *recorded.constants]):
+            self.variables[node], self.values[node] = f"i{number}", tensors[number].clone()
+        last = {part: node for node in recorded.calls for part in node.used}
+        self.users: dict[Node, list[Node]] = {}
+        for node in recorded.calls:
+            for part in dict.fromkeys(node.used):
+                self.users.setdefault(part, []).append(node)
         self.dying: dict[Node, list[Node]] = {}  # the nodes that a node is the last to use
-        last = {node: user for user in module.graph.nodes for node in user.all_input_nodes}
         for node, user in last.items():
-            if node.op == "call_function":
+            if node.target is not None and node is not recorded.outputs[0]:
                 self.dying.setdefault(user, []).append(node)
+        self.result = recorded.outputs[0]
 
     def write(self, node: Node) -> None:
         """Write a node down."""
-        if node.op == "placeholder":
-            self.values[node] = next(self.inputs)
-            self.variables[node] = f"i{len(self.arguments)}"
-            self.arguments.append(self.variables[node])
-        elif node.op == "get_attr":
-            self.values[node] = getattr(self.module, str(node.target))
-            self.variables[node] = self._global(self.values[node])
-        elif node.op == "output":
-            self.lines.append(f"return {self._text(node.args[0][0])}")  # type: ignore[index]
-        elif node.target is getitem:  # written with what it is an item of
-            self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore[index]
+        if node.target is getitem:  # written with what it is an item of
+            self.values[node] = self.values[node.args[0]][node.args[1]]
         else:
             self._write_call(node)
         for dead in self.dying.get(node, []):
@@ -88,13 +85,14 @@ class _Writer:
         texts = [self._text(a) for a in args] + [f"{k}={self._text(v)}" for k, v in kwargs.items()]
         call = f"{self._global(function)}({', '.join(texts)})"
         free = [self.variables[dead] for dead in self.dying.get(node, []) if dead in self.variables]
-        result, items = self.values[node], [user for user in node.users if user.target is getitem]
+        users = self.users.get(node, [])
+        result, items = self.values[node], [user for user in users if user.target is getitem]
         if isinstance(result, tuple | list):
             names = ["_"] * len(result)
             for item in items:
-                names[item.args[1]] = self.variables[item] = f"v{len(self.variables)}"  # type: ignore[index]
+                names[item.args[1]] = self.variables[item] = f"v{len(self.variables)}"
             self.lines.append(f"{', '.join(names)}{',' * (len(names) == 1)} = {call}")
-        elif node.users:
+        elif users or node is self.result:
             self.variables[node] = free.pop() if free else f"v{len(self.variables)}"
             self.lines.append(f"{self.variables[node]} = {call}")
         else:
@@ -104,7 +102,7 @@ class _Writer:
 
     def _of_tensors(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """The operation of a node with its arguments, of which a number may be a tensor now."""
-        op, args, kwargs = node.target, node.args, dict(node.kwargs)
+        op, args, kwargs = node.target, node.args, node.kwargs
         if kwargs or len(args) != 2 or type(args[1]) not in (int, float):
             return op, args, kwargs
         like = self.values[args[0]] if isinstance(args[0], Node) else None
@@ -123,8 +121,8 @@ class _Writer:
         self, node: Node, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Callable[..., Any]:
         """Run a node, and return the quickest function that does what its operation does."""
-        found = map_arg((args, kwargs), self.values.__getitem__)
-        kind = op, *kwargs, *(_kind(leaf) for leaf in pytree.tree_leaves(found))
+        found = mapped((args, kwargs), self.values.__getitem__)
+        kind = op, *kwargs, *map(_kind, leaves(found))
         if kind in self.bindings:
             self.values[node] = self.bindings[kind](*found[0], **found[1])
             return self.bindings[kind]
@@ -177,7 +175,7 @@ class _Only(TorchDispatchMode):
 
     def __init__(self, op: Any, arguments: Any) -> None:
         super().__init__()
-        self.op, self.leaves, self.passed = op, pytree.tree_leaves(arguments), False
+        self.op, self.leaves, self.passed = op, [*leaves(arguments)], False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -187,8 +185,8 @@ class _Only(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        leaves = pytree.tree_leaves((args, kwargs or {}))
-        same = len(leaves) == len(self.leaves) and all(map(_same, leaves, self.leaves))
+        given = [*leaves((args, kwargs or {}))]
+        same = len(given) == len(self.leaves) and all(map(_same, given, self.leaves))
         if func is not self.op or self.passed or not same:
             raise TypeError(f"another operation than {self.op}, or of other arguments")
         self.passed = True

@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_nf import engines
-from pyro_nf.engines import NothingLeavesTheGraph, UntraceableError, mutates, record
+from pyro_nf.engines import NothingLeavesTheGraph, UntraceableError, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
 from pyro_nf.fitting.elbo import Estimate, estimate, not_of, parameters_of
@@ -88,7 +88,7 @@ class Step:
         self.objective: Callable[[], Estimate] = self.estimate
         self._streams = streams
         self._pinned: list[Tensor] = []  # data on whose values the traced step depends
-        self._graph: torch.fx.GraphModule | None = None
+        self._graph: engines.Recorded | None = None
         self._engine: engines.Engine | None = None
         self.weight = torch.ones_like(self.adam.count)
         self.model, self.guide = annealed(model, guide, anneal, self.weight)
@@ -207,7 +207,7 @@ class Step:
         try:
             if self._graph is None and tier != "eager":
                 self._graph, self._recorded, self._fits = self._trace(), self._shapes(), True
-                self.nodes = len(self._graph.graph.nodes)
+                self.nodes = len(self._graph.calls)
             if tier == "eager":
                 engine = None
             else:
@@ -225,7 +225,7 @@ class Step:
         self._engine, self.fastest, self.reason = engine, tier, ""
         return True
 
-    def _trace(self) -> torch.fx.GraphModule:
+    def _trace(self) -> engines.Recorded:
         """The step as a graph, recorded while the unchanged model and guide run once.
 
         Tracing knows tensors by their identity: parameters, state and data are inputs of the
@@ -243,9 +243,8 @@ class Step:
                 if self._streams:
                     raise
                 graph, self._pinned = record(step, inputs, fixed=data), data
-        for node in graph.graph.nodes:
-            if mutates(node) and node.args[0].op == "get_attr":
-                raise NotImplementedError("a buffer of the model or the guide changes in place")
+        if graph.changes_constants:
+            raise NotImplementedError("a buffer of the model or the guide changes in place")
         return engines.tidy(graph)
 
     def _compare(self, engine: engines.Engine) -> None:

@@ -75,8 +75,8 @@ def work(log_density: LogDensity, points: Tensor) -> float:
     """
     try:
         with pyro.validation_enabled(False), NothingLeavesTheGraph():
-            nodes = record(lambda u: scored(log_density, u)[1], [points]).graph.nodes
+            calls = record(lambda u: scored(log_density, u)[1], [points]).calls
     except Exception:  # a user's code, of which recording may ask too much
         return math.inf
-    numbers = sum(node.meta["shape"].numel() for node in nodes if node.meta.get("varies"))
+    numbers = sum(node.shape.numel() for node in calls if node.varies)
     return numbers / len(points)
