@@ -111,7 +111,9 @@ def fit(
             left alone.
         compile: ``"quick"`` runs a traced step, ready in seconds; ``"full"`` compiles it, which
             takes longer and runs an order faster; ``"auto"`` goes from one to the other when the
-            rest of the run repays it; False runs the model at each step.
+            rest of the run repays it; False runs the model at each step. What is compiled is
+            kept: a later fit of an equal graph, as of the same model to other data of the same
+            shapes, finds it ready, and comes to what it would come to without.
         progress: Whether to show a progress bar.
         checkpoint: A file to which the fit is saved every few seconds. The same call with the
             same file goes on where it was.

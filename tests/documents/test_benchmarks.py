@@ -1,4 +1,4 @@
-"""The benchmarks of gradients, tails and hierarchies run, on little."""
+"""The benchmarks of gradients, tails, hierarchies and second fits run, on little."""
 
 import functools
 from pathlib import Path
@@ -55,3 +55,11 @@ def test_hierarchies(monkeypatch, name):
     kept, free = (float(hierarchies.judged(model, keep, 0, 20)[0]) for keep in (True, False))
     assert free > kept
     assert guide.untied is untied
+
+
+def test_warm():
+    import warm
+
+    row = warm.raced(None, warm.OWN, {"compile": "quick", "steps": 20})
+    assert len(row) == len(warm.HEAD)
+    assert row[-1] == "yes"

@@ -25,3 +25,32 @@ def test_a_matrix_is_not_transposed_to_and_fro():
     graph = tidy(record(lambda x: x.t().t() @ x.t(), [x]))
     assert [node.target for node in graph.calls].count(torch.ops.aten.t.default) == 1
     assert torch.equal(graph(x)[0], x @ x.mT)
+
+
+def test_what_is_read_before_and_after_a_write_are_two_values():
+    def before_and_after(x):
+        total = x + 1
+        first = total.exp()
+        total += 1
+        return first + total.exp()
+
+    def of_two(x):
+        one, other = x + 1, x + 1
+        one[0] += 1
+        return one * other
+
+    x = torch.arange(3.0)
+    for function in (before_and_after, of_two):
+        assert torch.equal(tidy(record(function, [x]))(x)[0], function(x))
+
+
+def test_what_has_no_use_is_left_out_and_random_numbers_are_drawn_all_the_same():
+    def function(x):
+        torch.rand(2)
+        (x * torch.ones(3)).exp()
+        return x.sin()
+
+    graph = tidy(record(function, [torch.ones(3)]))
+    names = [str(node.target) for node in graph.calls]
+    assert names == ["aten.rand.default", "aten.sin.default"]
+    assert not graph.constants
