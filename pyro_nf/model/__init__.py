@@ -51,6 +51,7 @@ from pyro_nf.model.handlers import until as until
 from pyro_nf.model.log_density import LogDensity as LogDensity
 from pyro_nf.model.log_density import Scores as Scores
 from pyro_nf.model.log_density import scored as scored
+from pyro_nf.model.log_density import soon_traced as soon_traced
 from pyro_nf.model.log_density import through as through
 from pyro_nf.model.log_density import traced_scores as traced_scores
 from pyro_nf.model.log_density import work as work

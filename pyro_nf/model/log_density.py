@@ -1,6 +1,7 @@
 """A log density over vectors: its gradients, its cost, itself in a flow's coordinates."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import pyro
@@ -11,7 +12,7 @@ from pyro_nf.engines import NothingLeavesTheGraph, record, traced
 from pyro_nf.flows import Flow
 from pyro_nf.model.failures import NUMERICS
 
-__all__ = ["LogDensity", "Scores", "scored", "through", "traced_scores", "work"]
+__all__ = ["LogDensity", "Scores", "scored", "soon_traced", "through", "traced_scores", "work"]
 
 LogDensity = Callable[[Tensor], Tensor]
 Scores = Callable[[Tensor], tuple[Tensor, Tensor]]  # a log density and its gradients
@@ -62,6 +63,26 @@ def traced_scores(log_density: LogDensity, example: Tensor) -> Scores:
         return both[:, 0], both[:, 1:]
 
     return apart
+
+
+def soon_traced(log_density: LogDensity, plain: int) -> Scores:
+    """Like :func:`traced_scores`, for a log density that may be asked for a few times only.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` to numbers of shape ``(n,)``.
+        plain: How often points of one number are run as they are, until a graph pays.
+    """
+    asked: Counter[int] = Counter()
+    graphs: dict[int, Scores] = {}
+
+    def scores(u: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(u)
+        asked[count] += 1
+        if asked[count] == plain + 1:
+            graphs[count] = traced_scores(log_density, u)
+        return graphs[count](u) if count in graphs else scored(log_density, u)
+
+    return scores
 
 
 def work(log_density: LogDensity, points: Tensor) -> float:

@@ -88,7 +88,8 @@ def find_summits(
     Returns:
         The summits, the highest first; None if no climb ends at a finite density.
     """
-    few = min(len(starts), max(FEWEST, int(LOAD / cost)))
+    parts = math.ceil(len(starts) / max(FEWEST, int(LOAD / cost)))
+    few = math.ceil(len(starts) / parts)
     scores = _in_parts(log_density, starts[:few])
     points = _climbed(scores, starts, middle, width, few)
     height, gradient = scores(points)

@@ -4,13 +4,14 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_nf.model import LogDensity, scored
+from pyro_nf.model import LogDensity, Scores, scored, soon_traced
 from pyro_nf.sampling.importance import effective_share
 
 __all__ = ["GOOD", "LBFGS", "MARGIN", "Coordinates", "find_coordinates", "lower"]
@@ -20,6 +21,7 @@ LOOKS = 100  # points to look at for one of positive density
 CLIMB = 200  # iterations of L-BFGS towards the mode
 ROUNDS = 80  # iterations of the normal approximation
 HALF = 128  # draws of one, besides D of them, and as many mirrored
+PLAIN = 12  # evaluations of a density until a graph of it pays
 LOOPED = 5000  # draws of all, where each costs a run of the model
 LEAST = 5  # iterations all the same
 BRIEF = 25  # of them, until it is asked whether one that starts elsewhere is far better
@@ -76,13 +78,14 @@ def find_coordinates(
     start = possible(log_density, start)
     most = max(LEAST, LOOPED // (2 * (HALF + len(start)))) if looped else ROUNDS
     found: list[Coordinates] = []
-    mode = climb(log_density, start)
+    scores = partial(scored, log_density) if looped else soon_traced(log_density, PLAIN)
+    mode = climb(scores, start)
     if mode is not None:
-        rounds = fit_normal(log_density, mode, curvature(log_density, mode), most)
+        rounds = fit_normal(scores, mode, curvature(log_density, mode), most)
         found += deque(islice(rounds, BRIEF), 1)
     if not found or found[0].ess < GOOD:
         tril = scale.diag() if scale.dim() == 1 else scale
-        found += deque(fit_normal(log_density, start, tril, most), 1)
+        found += deque(fit_normal(scores, start, tril, most), 1)
     if len(found) == 2 and not found[0].elbo < found[1].elbo - len(start):
         found += deque(rounds, 1)
     best = max(found, key=lambda coordinates: coordinates.elbo)
@@ -114,18 +117,17 @@ class _OffTheMapError(Exception):
     """A climb has come to where the density is not known."""
 
 
-def climb(log_density: LogDensity, start: Tensor) -> Tensor | None:
+def climb(scores: Scores, start: Tensor) -> Tensor | None:
     """The mode near `start`, or None where the climb ends nowhere."""
     u = start.clone().requires_grad_()
     optimizer = LBFGS([u], max_iter=CLIMB, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
-        u.grad = None
-        loss = -log_density(u)
-        if bool(loss.isnan()):
+        value, slope = scores(u.detach().unsqueeze(0))
+        if bool(value.isnan()):
             raise _OffTheMapError  # there is no way back from NaN
-        loss.backward()
-        return loss
+        u.grad = -slope[0]
+        return -value[0]
 
     try:
         optimizer.step(closure)
@@ -155,7 +157,7 @@ def lower(root: Tensor) -> Tensor:
 
 
 def fit_normal(
-    log_density: LogDensity, shift: Tensor, tril: Tensor, most: int = ROUNDS
+    scores: Scores, shift: Tensor, tril: Tensor, most: int = ROUNDS
 ) -> Iterator[Coordinates]:
     r"""Natural-gradient steps of a normal approximation, and after each round the best so far.
 
@@ -174,14 +176,14 @@ def fit_normal(
     best = Coordinates(shift, tril, -math.inf, 0.0)
     rate, idle, shrunk = RATE, 0, False
     generator = torch.Generator(shift.device).manual_seed(0)
-    centre = float(_scored(log_density, shift.unsqueeze(0))[0])
+    centre = float(_finite(scores, shift.unsqueeze(0))[0])
     here = shift, tril, torch.zeros_like(tril), torch.zeros_like(shift)
     for _ in range(most):
         half = torch.randn(
             HALF + dim, dim, generator=generator, dtype=shift.dtype, device=shift.device
         )
         z = torch.cat([half, -half])
-        value, gradient = _scored(log_density, shift + z @ tril.mT)
+        value, gradient = _finite(scores, shift + z @ tril.mT)
         if best.elbo == -math.inf and not float(value.mean()) > centre - DROP * dim:
             tril, shrunk = tril / 2, True  # draws too wild: look closer
             yield best
@@ -208,9 +210,9 @@ def fit_normal(
         shift, tril = _moved(*here, rate)
 
 
-def _scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Like :func:`~pyro_nf.model.scored`; minus infinity if anything fails or is not finite."""
-    value, gradient = scored(log_density, u)
+def _finite(scores: Scores, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Log densities and gradients at u; minus infinity if any are not finite."""
+    value, gradient = scores(u)
     fine = bool(value.isfinite().all()) and bool(gradient.isfinite().all())
     return (value if fine else torch.full_like(value, -math.inf)), gradient
 

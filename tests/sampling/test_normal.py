@@ -1,20 +1,22 @@
 """Warm starts: the normal approximation in whose coordinates a flow begins."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from pyro_nf import fit
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.model import scored
 from pyro_nf.sampling import normal as whiten
 from pyro_nf.sampling.normal import BRIEF, ROUNDS, Coordinates, climb, find_coordinates
 
 D = 5
 
 
-def fit_normal(*args):
-    *_, found = whiten.fit_normal(*args)
+def fit_normal(log_density, *args):
+    *_, found = whiten.fit_normal(partial(scored, log_density), *args)
     return found
 
 
@@ -127,7 +129,7 @@ def test_the_climb_ends_at_the_mode_of_a_badly_scaled_density():
     def log_density(u):
         return -((u - scale) / scale).square().sum(-1) / 2
 
-    found = climb(log_density, torch.zeros(7, dtype=torch.float64))
+    found = climb(partial(scored, log_density), torch.zeros(7, dtype=torch.float64))
     torch.testing.assert_close(found / scale, torch.ones(7, dtype=torch.float64), rtol=0, atol=1e-3)
 
 
