@@ -121,12 +121,16 @@ def rows(folder, name, out):
 
 def means(found):
     """Of the ratios of each method: how many, their geometric mean, the least and the largest."""
-    lines = [["method", "posteriors", "geometric mean of times ours", "least", "largest"]]
+    lines = [
+        ["method", "posteriors", "stopped", "geometric mean of times ours", "least", "largest"]
+    ]
     for method in dict.fromkeys(row[1] for row, ratio in found if ratio):
         ratios = np.array([ratio for row, ratio in found if row[1] == method and ratio])
-        middle = np.exp(np.log(ratios).mean())
-        numbers = [f"{x:.2f}" for x in (middle, ratios.min(), ratios.max())]
-        lines.append([method, str(len(ratios)), *numbers])
+        stopped = sum(row[2].startswith(">") for row, _ in found if row[1] == method)
+        more = ">" if stopped else ""  # the ratios of what was stopped are at least so large
+        numbers = np.exp(np.log(ratios).mean()), ratios.min(), ratios.max()
+        line = [method, str(len(ratios)), str(stopped)]
+        lines.append(line + [f"{more}{number:.2f}" for number in numbers])
     return table(lines)
 
 
@@ -138,7 +142,7 @@ def main():
     parser.add_argument("--numpyro", help="a Python interpreter that has NumPyro")
     parser.add_argument("--nutpie", help="a Python interpreter that has nutpie and PyMC")
     parser.add_argument("--methods", nargs="+", default=[*METHODS], choices=METHODS | GUIDES)
-    parser.add_argument("--limit", type=float, default=300, help="of Pyro's NUTS, seconds of CPU")
+    parser.add_argument("--limit", type=float, default=120, help="of Pyro's NUTS, seconds of CPU")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # one core for all that is started from here
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

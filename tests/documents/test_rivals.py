@@ -102,8 +102,9 @@ def test_rows_come_from_what_is_stored(tmp_path):
     assert by["Pyro NUTS"][2::2][:2] == [">20.00", ">10.00"]
     others = [(["other", *row[1:]], ratio * 4) for row, ratio in found]
     cells = [line.replace(" ", "").split("|") for line in means(found + others).splitlines()]
-    last = next(line for line in cells if line[1] == "nutpie,seconddata")
-    assert last[2:6] == ["2", "16.00", "8.00", "32.00"]
+    by = {line[1]: line[2:7] for line in cells}
+    assert by["nutpie,seconddata"] == ["2", "0", "16.00", "8.00", "32.00"]
+    assert by["PyroNUTS"] == ["2", "2", ">20.00", ">10.00", ">40.00"]
 
 
 def test_nuts_ends_or_says_how_far_it_came(monkeypatch):
