@@ -4,14 +4,16 @@
 
 FOLDER holds posteriors with `load.py` (`load_data(name)`, and `models` with a function of the data
 for each name); without one there are eight schools alone. Cold is the first fit, in a
-process of its own for each row; again is the same fit with the same seed, which takes the engines
+process of its own for each row, with nothing of inductor's on the disk; again is the same fit with the same seed, which takes the engines
 of the first and comes to the same draws, to the last bit; other is a fit to rows of the data that
 were drawn with replacement. Seconds are of CPU, which other processes do not change much.
 """
 
 import argparse
 import multiprocessing
+import os
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -86,7 +88,8 @@ def main():
     for name in names:
         for mode in asked.compile:
             options = {"compile": mode, "refine": asked.refine, "steps": asked.steps}
-            with ProcessPoolExecutor(1, context) as pool:
+            with tempfile.TemporaryDirectory() as empty, ProcessPoolExecutor(1, context) as pool:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty  # which the process inherits
                 rows.append(pool.submit(raced, asked.folder, name, options).result())
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))

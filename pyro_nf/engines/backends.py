@@ -43,6 +43,7 @@ def full(recorded: Recorded, inputs: Sequence[Tensor]) -> Engine:
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
     copies = [_copy(tensor) for tensor in inputs]
@@ -53,16 +54,17 @@ def full(recorded: Recorded, inputs: Sequence[Tensor]) -> Engine:
     largest = max((node.shape.numel() for node in recorded.calls), default=0)
     if largest <= SMALL:
         settings["cpp.threads"] = 1
-    with torch.no_grad(), inductor.patch(settings):
+    # With an environment of shapes, though all are fixed, inductor finds on disk what an earlier
+    # process has compiled.
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
+    with torch.no_grad(), inductor.patch(settings), tracing(TracingContext(mode)):
         pure = make_fx(
             torch.func.functionalize(recorded.run, remove="mutations_and_views"),
             decomposition_table=select_decomp_table(),
         )(*copies)
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
         fakes = [mode.from_tensor(tensor) for tensor in copies]
         FakeTensorProp(pure, mode).propagate_dont_convert_inputs(*fakes)
-        with tracing(TracingContext(mode)):
-            compiled = compile_fx_inner(pure, fakes)
+        compiled = compile_fx_inner(pure, fakes)
     # The compiled function empties the list that it is given.
     return lambda tensors: compiled(list(tensors))[0]
 

@@ -69,7 +69,8 @@ def _key(recorded: Recorded, tensors: Sequence[Tensor]) -> Hashable:
         torch.are_deterministic_algorithms_enabled(),
     )
     kinds = tuple((*_layout(tensor), tensor.dtype, tensor.device) for tensor in tensors)
-    targets = tuple(node.target for node in recorded.calls)
+    # Shapes of results, which of a mask follow from its values.
+    targets = tuple((node.target, node.shape) for node in recorded.calls)
     arguments = [(node.args, node.kwargs) for node in recorded.calls]
     return settings, len(recorded.inputs), kinds, targets, repr((arguments, recorded.outputs))
 

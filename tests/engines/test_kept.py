@@ -62,6 +62,19 @@ def test_what_differs_by_more_has_its_own(make, made, function, x):
     assert len(made) == 2
 
 
+def test_a_mask_of_more_has_its_own(make, made):
+    for mask, count in (
+        ([True, False, True], 1),
+        ([False, True, True], 1),
+        ([True, False, False], 2),
+    ):
+        chosen = torch.tensor(mask)
+        assert float(run(make, lambda x, m=chosen: x[m].sum(), torch.arange(3.0))) == float(
+            torch.arange(3.0)[chosen].sum()
+        )
+        assert len(made) == count
+
+
 def test_what_torch_takes_by_default_is_a_part_of_it(make, made):
     def function(x):
         return x + torch.randn(3).sum()
