@@ -369,6 +369,21 @@ assert not loaded, loaded
 """
 
 
-def test_import_leaves_everything_as_it_is():
-    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+FIRST = """
+import sys
+
+import pyro_nf
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+
+posterior = pyro_nf.fit(eight_schools, *EIGHT_SCHOOLS.data, steps=5, progress=False, seed=0)
+posterior.diagnose(200)
+loaded = {"sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+@pytest.mark.parametrize("code", [CHECK, FIRST], ids=["import", "first fit"])
+def test_a_new_process(code):
+    """Import leaves everything as it is, and a first fit imports nothing that takes long."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from pyro_nf.flows.flow import Flow
@@ -135,7 +136,7 @@ class Coupling(Flow):
     def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """The half that stays and the half that moves."""
         if context is not None:  # one point may meet many contexts
-            x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
+            x = x.expand(*broadcast_shape(x.shape[:-1], context.shape[:-1]), -1)
         mixed = x
         if self.mixing is not None:
             order = self.mixing.dim() == 1

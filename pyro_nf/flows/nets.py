@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear
 
@@ -142,7 +143,7 @@ class MLP(nn.Module):
         """The output, and the values of the hidden layers, which :meth:`pull` needs."""
         check_context(context, self.context_dim)
         if context is not None:
-            batch = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+            batch = broadcast_shape(x.shape[:-1], context.shape[:-1])
             x = torch.cat([x.expand(*batch, -1), context.expand(*batch, -1)], -1)
         *inner, last = zip(self.matrices(), self.biases, strict=True)
         units = []

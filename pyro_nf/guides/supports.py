@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import ImproperUniform
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
@@ -88,7 +89,7 @@ class DependentSupports:
 
 def _with_ones(rows: Tensor, batch: torch.Size, event_dim: int) -> Tensor:
     """Rows of values as Pyro has them under plates of particles: a one in the place of each."""
-    return rows.reshape(torch.broadcast_shapes(rows.shape[1:], batch + (1,) * event_dim))
+    return rows.reshape(broadcast_shape(rows.shape[1:], batch + (1,) * event_dim))
 
 
 class _To(Transform):

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import broadcast_shape
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from torch.distributions import biject_to
@@ -15,7 +16,7 @@ from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
 from pyro_nf.guides.points import Points
 from pyro_nf.guides.supports import DependentSupports
-from pyro_nf.model import sites
+from pyro_nf.model import Packing, sites
 
 __all__ = ["VectorGuide"]
 
@@ -85,8 +86,21 @@ class VectorGuide(FlowGuide, AutoContinuous):
         return drawn
 
     def _unpack_latent(self, latent: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        found = super()._unpack_latent(latent)
+        found = self._nodes_of(latent)
         return found if self._supports is None else self._supports(latent, found)
+
+    def _nodes_of(self, latent: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Pyro's nodes and their unconstrained values, for a vector of shape ``(*, D)``.
+
+        As Pyro has it, but for ``torch.broadcast_shapes``: its first call imports SymPy, which
+        takes half a second.
+        """
+        packing = Packing(self._unconstrained_shapes)
+        for name, node in self.prototype_trace.iter_stochastic_nodes():
+            shape = packing.shapes[name]
+            event_dim = node["fn"].event_dim + len(shape) - node["value"].dim()
+            ones = latent.shape[:-1] + (1,) * event_dim
+            yield node, latent[..., packing.columns[name]].view(broadcast_shape(shape, ones))
 
     @property
     def dependent_sites(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import Constraint, independent
 
 from pyro_nf.model.bijections import support_of
 from pyro_nf.model.handlers import Given, until
@@ -43,8 +43,7 @@ class Packing:
     @classmethod
     def of(cls, shapes: Mapping[str, torch.Size], supports: Mapping[str, Constraint]) -> "Packing":
         """That of sites of these shapes and supports."""
-        free = {n: biject_to(supports[n]).inverse_shape(shape) for n, shape in shapes.items()}
-        return cls({name: torch.Size(shape) for name, shape in free.items()})
+        return cls({name: _free_shape(supports[name], shape) for name, shape in shapes.items()})
 
     def free(self, u: Tensor, name: str) -> Tensor:
         """The unconstrained value of a site, of u with shape ``(*, D)``."""
@@ -55,6 +54,17 @@ class Packing:
 
     def __contains__(self, name: object) -> bool:
         return name in self.shapes
+
+
+def _free_shape(support: Constraint, shape: torch.Size) -> torch.Size:
+    """The shape of a site's unconstrained value; that of the site where each number moves alone.
+
+    Torch would tell so by ``broadcast_shapes``, whose first call imports SymPy for half a second.
+    """
+    to_support = biject_to(support)
+    while isinstance(support, independent):
+        support = support.base_constraint
+    return torch.Size(to_support.inverse_shape(shape)) if support.event_dim else shape
 
 
 class Unpack(Messenger):
