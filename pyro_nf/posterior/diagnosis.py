@@ -43,7 +43,8 @@ class Diagnosis:
         ess: The effective share of the draws as an importance sample of the posterior, 0 to 1.
         elbo: The evidence lower bound; the mean log weight.
         elbo_se: Its standard error.
-        log_evidence: The log of the mean weight, an estimate of the log evidence.
+        log_evidence: The log of the mean weight, an estimate of the log evidence; of a refined
+            posterior, that of the guide's draws on their way to the posterior.
         log_evidence_se: Its standard error; it means nothing where the verdict is poor.
         nonfinite: The share of draws whose weight is zero, infinite or not a number; the ELBO
             leaves them out.

@@ -1,5 +1,6 @@
 """The verdict on a posterior: by the weights of its guide's draws, or by chains from there on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ def judge(
         weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(joint))
     case = Case(joint, draws.model, values, log_p, log_q, weighed.verdict)
     if refinement is not None:
-        weighed = _of_chains(weighed, refinement)
+        weighed = _of_chains(weighed, refinement, rounding(values, log_p))
         values = refinement.some(n)
         with joint.scope():
             log_p = draws.model(n, values)[0]
@@ -45,10 +46,10 @@ def judge(
     return checked(voted(weighed, unfinished(moving)), case, search)
 
 
-def _of_chains(weighed: Diagnosis, refinement: Refinement) -> Diagnosis:
+def _of_chains(weighed: Diagnosis, refinement: Refinement, rounded: float) -> Diagnosis:
     """What chains say of their draws, in place of what weights say of the guide's."""
     worst = refinement.worst
-    found = Finding("chains", worst, "neutral", str(refinement))
+    found = [Finding("chains", worst, "neutral", str(refinement))]
     verdict: Verdict = "good" if refinement.arrived else "usable" if worst < CLOSE else "poor"
     if refinement.arrived:
         message = "the draws stand for the posterior"
@@ -60,4 +61,22 @@ def _of_chains(weighed: Diagnosis, refinement: Refinement) -> Diagnosis:
             "refine(transitions=...), or train the guide for more steps, in whose coordinates they "
             "move"
         )
-    return replace(weighed, verdict=verdict, message=message, decided=decided, findings=(found,))
+    if weighed.verdict != "poor":
+        found.append(_compared(weighed, refinement))
+    return replace(
+        weighed,
+        verdict=verdict,
+        message=message,
+        decided=decided,
+        log_evidence=refinement.log_evidence,
+        log_evidence_se=math.hypot(refinement.log_evidence_se, rounded),
+        findings=tuple(found),
+    )
+
+
+def _compared(weighed: Diagnosis, refinement: Refinement) -> Finding:
+    """The log evidence less that by the guide's weights, where these mean something."""
+    gap = refinement.log_evidence - weighed.log_evidence
+    error = math.hypot(refinement.log_evidence_se, weighed.log_evidence_se)
+    words = f"{gap:+.3f} ± {error:.3f} from that of the guide's draws"
+    return Finding("evidence", gap, "neutral", words)

@@ -16,7 +16,16 @@ from pyro_nf.guides import flow_parts
 from pyro_nf.model import Latents, Packing, Target, Values, through, work
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.summary import components
-from pyro_nf.sampling import CHOICE, SUPERCHAINS, Phase, how_many, phases, starts
+from pyro_nf.sampling import (
+    CHOICE,
+    SUPERCHAINS,
+    Bridged,
+    Phase,
+    across,
+    how_many,
+    phases,
+    starts,
+)
 
 __all__ = ["Learn", "Refinement", "refinable", "refined"]
 
@@ -44,6 +53,10 @@ class Refinement:
         chains: How many chains there are.
         transitions: How many transitions each has made, of which the second half was kept, or that
             of those since the guide has last learnt from them.
+        log_evidence: The log evidence, by importance weights of the guide's draws on their way to
+            the posterior.
+        log_evidence_se: Its standard error.
+        temperatures: The number of steps of that way: 1 where the weights are nearly equal.
     """
 
     values: Values
@@ -54,6 +67,9 @@ class Refinement:
     arrived: bool
     chains: int
     transitions: int
+    log_evidence: float
+    log_evidence_se: float
+    temperatures: int
 
     def __len__(self) -> int:
         """The number of draws."""
@@ -125,14 +141,17 @@ def refined(
         None where Ctrl-C came before there was anything.
     """
     begun, done, turns, last = time.monotonic(), 0, 0, None
+    way: Bridged | None = None
     guide = refinable(joint.guide)
     with joint.scope():
         target = _target(joint, guide)
         cost = work(target, target.start.expand(2, -1)) if target.vectorized else math.inf
         chains = how_many(cost, joint.chunk)
-        run = _first(target, guide, joint, n, chains)
     with tqdm(desc="refining", disable=not progress, leave=False) as bar:
         try:
+            with joint.scope():
+                first, way = _way(target, guide, joint, chains)
+                run = phases(target, _flow(guide, joint), first, math.ceil(n / chains))
             while True:
                 with joint.scope():
                     last = next(run)
@@ -150,12 +169,15 @@ def refined(
                         run = _again(target, guide, joint, n, last)
                 else:
                     learn = None
+            if turns:
+                with joint.scope():  # of a better guide, whose way is shorter
+                    _, way = _way(target, guide, joint, chains)
         except KeyboardInterrupt:
             pass
-    if last is None:
+    if last is None or way is None:
         return None
     with joint.scope():
-        return _kept(joint, guide, last, chains, done + last.transitions)
+        return _kept(joint, guide, last, way, done + last.transitions)
 
 
 def _target(joint: Joint, guide: AutoContinuous) -> Target:
@@ -172,16 +194,17 @@ def _target(joint: Joint, guide: AutoContinuous) -> Target:
     return target
 
 
-def _first(
-    target: Target, guide: AutoContinuous, joint: Joint, n: int, chains: int
-) -> Iterator[Phase]:
-    """Chains from draws of the guide."""
+def _way(
+    target: Target, guide: AutoContinuous, joint: Joint, chains: int
+) -> tuple[Tensor, Bridged]:
+    """Where so many chains start, with shape ``(superchains, each, D)``; the way there."""
     flow, base = _flow(guide, joint), guide.get_base_dist()
     z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
     log_p = torch.cat([through(flow, target)(part) for part in z.split(chains)])
-    first = starts(z, log_p - base.log_prob(z)).unsqueeze(1)
-    each = first.expand(-1, chains // SUPERCHAINS, -1)
-    return phases(target, flow, each, math.ceil(n / chains))
+    log_weights = log_p - base.log_prob(z)
+    way = across(target, flow, z, log_weights, chains)
+    first = starts(z, log_weights, way).unsqueeze(1)
+    return first.expand(-1, chains // SUPERCHAINS, -1), way
 
 
 def _again(
@@ -227,7 +250,7 @@ def _worst(phase: Phase) -> float:
 
 
 def _kept(
-    joint: Joint, guide: AutoContinuous, phase: Phase, chains: int, transitions: int
+    joint: Joint, guide: AutoContinuous, phase: Phase, way: Bridged, transitions: int
 ) -> Refinement:
     """A phase by site."""
     packing = Packing(guide._unconstrained_shapes)
@@ -238,6 +261,7 @@ def _kept(
     names = [
         part for name in packing for part in components(name, guide._unconstrained_shapes[name])
     ]
+    log_evidence, error = way.log_evidence
     return Refinement(
         values=values,
         r_hat={name: phase.r_hat[packing.columns[name]] for name in packing},
@@ -245,6 +269,9 @@ def _kept(
         mark=phase.mark,
         away=tuple(names[index] for index in phase.away.nonzero().flatten().tolist()),
         arrived=phase.has_arrived,
-        chains=chains,
+        chains=phase.u.shape[1] * phase.u.shape[2],
         transitions=transitions,
+        log_evidence=log_evidence,
+        log_evidence_se=error,
+        temperatures=len(way.steps),
     )

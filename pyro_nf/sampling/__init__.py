@@ -9,11 +9,14 @@ training.
     parameters.py  parameters of a log density, moved to where its evidence is largest
     modes.py       many climbs, the summits they reach, draws of a posterior of several
     chains.py      Hamiltonian Monte Carlo, many short chains side by side
+    bridge.py      from draws of a guide to a posterior step by step, and its evidence
     nested.py      whether many short chains have arrived: nested R-hat
     refine.py      draws by chains that go on from a guide's until they have arrived
     importance.py  Pareto-smoothed weights, k-hat, resampling
 """
 
+from pyro_nf.sampling.bridge import Bridged as Bridged
+from pyro_nf.sampling.bridge import across as across
 from pyro_nf.sampling.chains import SETTLING as SETTLING
 from pyro_nf.sampling.chains import chains as chains
 from pyro_nf.sampling.importance import USABLE as USABLE

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyro_nf.flows import Flow
 from pyro_nf.model import LogDensity
-from pyro_nf.sampling.chains import Chains
+from pyro_nf.sampling.bridge import Bridged
+from pyro_nf.sampling.chains import OUTWARDS, Chains
 from pyro_nf.sampling.importance import smooth
 from pyro_nf.sampling.nested import between_halves, nested_r_hat
 
@@ -20,7 +21,6 @@ CHOICE = 64  # draws of the guide for each of them
 FEWEST, MOST = 256, 1024  # chains
 LOOPED = 64  # of them, where each costs a run of the model
 LOAD = 4_000_000  # numbers that the log densities of all chains may compute on their way
-OUTWARDS = 3.0  # standard deviations of the radius of normal draws
 SHORTEST = 16  # transitions of which draws are kept
 OCTAVES = 4.0  # by which a few steps are shorter, to come into necks
 ARRIVED = 1.01  # nested R-hat of chains that have forgotten where they started, at most
@@ -90,16 +90,18 @@ def how_many(work: float, most: int) -> int:
     return SUPERCHAINS * max(2, 2 ** int(math.log2(max(each, 1.0))))
 
 
-def starts(z: Tensor, log_weights: Tensor) -> Tensor:
-    """Where superchains start, all of them at different places.
+def starts(z: Tensor, log_weights: Tensor, way: Bridged) -> Tensor:
+    """Where superchains start.
 
-    One half are draws of the guide, chosen one after the other in proportion to their smoothed
-    weights. The other are others of its draws, moved outwards by up to as far as the farthest of
-    thousands would lie: R-hat tells only of what starts surround.
+    One half are particles at the end of the way from the guide to the posterior, chosen one after
+    the other in proportion to their smoothed weights. The other are draws of the guide, moved
+    outwards by up to as far as the farthest of thousands would lie: R-hat tells only of what starts
+    surround.
 
     Arguments:
         z: Draws of the guide, standard normal in its coordinates, with shape ``(n, D)``.
         log_weights: As an importance sample of the posterior, with shape ``(n,)``.
+        way: The way to the posterior.
 
     Returns:
         With shape ``(superchains, D)``.
@@ -110,12 +112,11 @@ def starts(z: Tensor, log_weights: Tensor) -> Tensor:
             f"{int(possible.sum())} of {len(z)} draws of the guide have a finite density, too few "
             "for chains to start from; see diagnose()"
         )
-    z, log_weights = z[possible], log_weights[possible]
-    smoothed = smooth(log_weights).log_weights.to(z)
-    gumbel = -torch.rand_like(smoothed).log().neg().log()  # the largest sums are such a choice
-    order = (smoothed + gumbel).argsort(descending=True)
     half = SUPERCHAINS // 2
-    near, others = z[order[:half]], z[order[half:]]
+    smoothed = smooth(way.log_weights.flatten()).log_weights.to(z)
+    gumbel = -torch.rand_like(smoothed).log().neg().log()  # the largest sums are such a choice
+    near = way.z.flatten(0, 1)[(smoothed + gumbel).argsort(descending=True)[:half]]
+    others = z[possible]
     far = others[torch.randperm(len(others), device=z.device)[:half]]
     outwards = 1 + OUTWARDS / math.sqrt(z.shape[-1]) * torch.rand_like(far[:, :1])
     return torch.cat([near, outwards * far])
@@ -133,7 +134,7 @@ def phases(log_density: LogDensity, flow: Flow, z: Tensor, draws: int) -> Iterat
         z: Where the superchains start, repeated for each chain, with shape ``(K, M, D)``.
         draws: How many draws each chain should keep, at least.
     """
-    chains = Chains(log_density, flow, z.flatten(0, 1), OCTAVES)
+    chains = Chains(log_density, flow, z.flatten(0, 1), OCTAVES, jumps=True)
     length = least = max(SHORTEST, draws)
     for _ in range(length):
         chains.go()
