@@ -104,6 +104,10 @@ class Posterior(Trained):
         the limit, a warning names the numbers that have not. Ctrl-C ends them, and what there is is
         returned.
 
+        Between modes that the guide covers they jump, by other draws of it. Its draws also go to
+        the posterior in small steps, by weights that give the log evidence with its standard error,
+        which :meth:`diagnose` then shows.
+
         Any autoguide of Pyro's will do that packs its latents into a vector and has a transform,
         such as ``AutoMultivariateNormal``.
 

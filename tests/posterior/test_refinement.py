@@ -56,6 +56,31 @@ def test_a_guide_beside_the_posterior_is_put_right(refined):
     assert "refined by 1024 chains" in refined.message
 
 
+def test_its_evidence_is_right_where_that_of_the_guide_is_not(refined):
+    """Of normal data with a normal mean: N(data; 0, I + 1 1')."""
+    noise = torch.eye(len(DATA)) + 1
+    truth = dist.MultivariateNormal(torch.zeros(len(DATA)), noise).log_prob(DATA)
+    found = refined.refinement
+    assert found.temperatures > 1
+    assert found.log_evidence_se < 0.05
+    assert abs(found.log_evidence - float(truth)) < 3 * found.log_evidence_se
+    pyro.set_rng_seed(0)
+    diagnosis = refined.diagnose(search=False)
+    assert diagnosis.log_evidence == found.log_evidence
+    assert diagnosis.log_evidence_se == pytest.approx(found.log_evidence_se, abs=1e-4)
+    assert off(normal).diagnose(search=False).log_evidence_se > 0.1
+
+
+def test_it_is_compared_with_that_of_a_guide_whose_weights_mean_something():
+    posterior = fit(normal, DATA, seed=0, steps=200, progress=False).refine(seed=0, progress=False)
+    assert posterior.refinement.temperatures == 1
+    pyro.set_rng_seed(0)
+    diagnosis = posterior.diagnose(search=False)
+    (found,) = [each for each in diagnosis.findings if each.name == "evidence"]
+    assert abs(found.value) < 0.01
+    assert "from that of the guide's draws" in str(diagnosis)
+
+
 def test_refining_again_begins_at_the_guide(refined):
     longer = refined.refine(n=40_000, seed=0, progress=False)
     assert len(longer.refinement) >= 40_000
@@ -119,6 +144,8 @@ def test_save_and_load(refined, tmp_path):
     loaded = Posterior.load(tmp_path / "posterior.pt", normal, guide=AutoDiagonalNormal(normal))
     assert loaded.message == refined.message
     assert str(loaded.refinement) == str(refined.refinement)
+    for name in ("log_evidence", "log_evidence_se", "temperatures"):
+        assert getattr(loaded.refinement, name) == getattr(refined.refinement, name)
     pyro.set_rng_seed(3)
     expected = refined.draws(100)["mean"]
     pyro.set_rng_seed(3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyro_nf.flows import make_flow
+from pyro_nf.sampling.bridge import Bridged
 from pyro_nf.sampling.refine import (
     ARRIVED,
     CHOICE,
@@ -107,13 +108,23 @@ def draws(count, dim=1):
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(1)).double()
 
 
+def as_they_are(z, log_weights):
+    """The way from a guide to a posterior where there is none to go."""
+    return Bridged(z.unsqueeze(0), log_weights.unsqueeze(0), (1.0,))
+
+
+def started(z, log_weights):
+    usable = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
+    return starts(z, log_weights, as_they_are(z, usable))
+
+
 def test_superchains_start_apart_also_where_one_draw_has_all_the_weight():
     torch.manual_seed(0)
     z = draws(CHOICE * SUPERCHAINS)
     log_weights = torch.randn(len(z), dtype=torch.float64)
     log_weights[7] = 100.0
     log_weights[8] = torch.nan
-    found = starts(z, log_weights)[:, 0].tolist()
+    found = started(z, log_weights)[:, 0].tolist()
     assert len(set(found)) == SUPERCHAINS
     assert float(z[7]) in found
     assert float(z[8]) not in found
@@ -124,15 +135,39 @@ def test_half_of_them_start_where_the_weights_are():
     z = draws(10_000)
     log_weights = math.log(3.0) * (z[:, 0] > 0).double()
     half = SUPERCHAINS // 2
-    found = [float((starts(z, log_weights)[:half] > 0).double().mean()) for _ in range(200)]
+    found = [float((started(z, log_weights)[:half] > 0).double().mean()) for _ in range(200)]
     assert abs(sum(found) / 200 - 0.75) < 0.04  # standard error 0.008
+
+
+def test_that_half_starts_at_the_end_of_the_way():
+    torch.manual_seed(0)
+    way = Bridged(draws(640).view(32, 20, 1) + 100, torch.zeros(32, 20).double(), (0.5, 1.0))
+    found = starts(draws(2000), torch.zeros(2000).double(), way)
+    assert bool((found[: SUPERCHAINS // 2] > 90).all())
+    assert bool((found[SUPERCHAINS // 2 :] < 90).all())
+
+
+def test_modes_that_a_guide_covers_have_their_shares():
+    """Shares of 0.7 and 0.3, between which no steps lead; each superchain starts in one."""
+
+    def log_density(u):
+        parts = [math.log(p) - 8 * (u - c).square().sum(-1) for p, c in ((0.7, 1.5), (0.3, -1.5))]
+        return torch.logaddexp(*parts)
+
+    for phase in phases(log_density, identity(1), 1.5 * begin(1).sign(), 20):
+        if phase.has_arrived:
+            break
+        assert phase.transitions < 1000
+    # Superchains differ by as much as the share of independent draws would, four of each chain.
+    error = math.sqrt(0.21 / (4 * SUPERCHAINS * CHAINS))
+    assert abs(float((phase.u > 0).double().mean()) - 0.7) < 4 * error
 
 
 @pytest.mark.parametrize("dim", [1, 100])
 def test_the_others_surround_the_guide(dim):
     torch.manual_seed(0)
     z = draws(10_000, dim)
-    found = torch.stack([starts(z, torch.zeros(10_000).double()) for _ in range(100)])
+    found = torch.stack([started(z, torch.zeros(10_000).double()) for _ in range(100)])
     radius = found[:, SUPERCHAINS // 2 :].square().sum(-1).mean()
     # The mean square of 1 + 3 r / sqrt(D), r uniform, times D.
     c = 3 / math.sqrt(dim)
@@ -143,4 +178,4 @@ def test_the_others_surround_the_guide(dim):
 def test_a_guide_without_possible_draws_is_refused():
     log_weights = torch.full((2000,), -torch.inf).index_fill(0, torch.arange(3), 0.0)
     with pytest.raises(ValueError, match="3 of 2000 draws of the guide have a finite density"):
-        starts(draws(2000), log_weights)
+        started(draws(2000), log_weights)
