@@ -144,9 +144,12 @@ class ChainPool:
             free = hierarchy.inv(draws)  # a bent ridge has many summits, of which it has none
         density = through(hierarchy, self.target)
         count = self.recipe.more_chains * self.count
-        found = explore(density, free.mean(0), _root(free), count)
-        if found is not None:
+        # From one mode climbs start too near to find all; from all that they find, further out.
+        while (found := explore(density, free.mean(0), _root(free), count)) is not None:
+            if found[1] <= self.modes:
+                break
             free, self.modes = found
+        if self.is_of_several_modes:
             self.guide.flow.move(free.mean(0), _root(free))
             self.draws = chains(self.target, self.flow, hierarchy(free))
 

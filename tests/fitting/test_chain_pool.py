@@ -216,3 +216,20 @@ def test_an_annealed_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
     assert len(whole.losses) == 600
     resumed = fit(flat(2, bent), checkpoint=tmp_path / "killed", **options)
     assert torch.equal(whole.losses, resumed.losses)
+
+
+def test_modes_far_from_the_first_are_found_from_those_that_are_found():
+    """Three narrow modes in a row, of which the guide knows the first."""
+
+    def row(u):
+        centres = torch.tensor([0.0, 10.0, 40.0], dtype=DOUBLE)
+        apart = (u.unsqueeze(-2) - centres.unsqueeze(-1)).square().sum(-1) / 2
+        return -(-apart).logsumexp(-1)
+
+    torch.manual_seed(0)
+    guide, target = target_of(flat(2, row), init_scale=1.0)
+    pool = ChainPool(guide, target, 16, RECIPE)
+    pool.explore()
+    assert pool.modes == 3
+    share = (pool.draws[:, 0] > 25).double().mean()
+    assert abs(float(share) - 1 / 3) < 0.1
