@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/warm.py [FOLDER] [NAME ...] [--refine] [--compile auto full]
 
 FOLDER holds posteriors with `load.py` (`load_data(name)`, and `models` with a function of the data
-for each name); without one there are eight schools alone. Cold is the first fit, in a
-process of its own for each row, with nothing of inductor's on the disk; again is the same fit with the same seed, which takes the engines
-of the first and comes to the same draws, to the last bit; other is a fit to rows of the data that
-were drawn with replacement. Seconds are of CPU, which other processes do not change much.
+for each name); without one there are eight schools alone. Cold is the first fit, in a process of
+its own for each row, with nothing of inductor's on the disk; again is the same fit with the same
+seed, which takes the engines of the first and comes to the same draws, to the last bit; other is a
+fit to rows of the data that were drawn with replacement. Seconds are of CPU, which other processes
+do not change much.
 """
 
 import argparse
