@@ -5,10 +5,10 @@
 
 Folders are as for posteriors.py. NumPyro's NUTS is 4 x (1000 + 1000), nutpie 4 x (its own warm-up +
 1000) of a PyMC model, Pyro's NUTS 4 x (1000 + 1000) or as far as it comes within the limit. Each
-answer comes from a process of its own, on one core: cold, with nothing compiled and no cache on
-disk; where compiled code can be used again also warm, for a second data set of the same shapes in
-the same process; nutpie's besides from disk, in a new process that finds what the first compiled.
-Imports do not count, and what is compiled does.
+answer comes from a process of its own, on one core: cold, with nothing compiled and nothing of the
+model on disk; where compiled code can be used again also warm, for a second data set of the same
+shapes in the same process; nutpie's besides from disk, in a new process that finds what the first
+compiled. Imports do not count, and what is compiled does.
 
 `times ours` is the CPU time over that of `fit`, warm over warm and all others over cold. Errors are
 as for posteriors.py; for the second data set, which has no reference draws, those of `fit` are
@@ -35,7 +35,7 @@ NAMES = [
 METHODS = {  # the environment of each, and the words for its script, one process each
     "fit": ("pyro", ["fit"]),
     "NumPyro NUTS": ("numpyro", ["NUTS"]),
-    "nutpie": ("nutpie", ["nutpie", "disk"]),
+    "nutpie": ("nutpie", ["prime", "nutpie", "disk"]),
     "Pyro NUTS": ("pyro", ["NUTS"]),
 }
 GUIDES = {  # they have as many seconds as fit took, and are run where --methods names them
