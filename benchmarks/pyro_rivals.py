@@ -1,8 +1,9 @@
 """Our answer to a posterior, and Pyro's own: for rivals.py; rival_files.py describes its processes.
 
-METHOD is fit, the default call and 10,000 draws, cold and warm; or NUTS, 4 x (1000 + 1000) one
-after the other and eagerly, until SECONDS of CPU are over, which a note tells; or one of GUIDES,
-trained eagerly for SECONDS with 16 particles and Adam, whose rate falls from 1e-2 to zero by then.
+METHOD is fit, the default call and 10,000 draws, cold and warm; or disk, the same where files of an
+earlier process are found, as `disk.npz` and `disk.json`; or NUTS, 4 x (1000 + 1000) one after the
+other and eagerly, until SECONDS of CPU are over, which a note tells; or one of GUIDES, trained
+eagerly for SECONDS with 16 particles and Adam, whose rate falls from 1e-2 to zero by then.
 """
 
 import math
@@ -114,10 +115,11 @@ def main():
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     warnings.simplefilter("ignore")
-    if options.method == "fit":
+    if options.method in ("fit", "disk"):
         model, y = observing(options.folder, options.name)
         again = torch.as_tensor(second(options.name, read(options.folder, options.name)))
-        for out, values in {"cold": y, "warm": again}.items():
+        kinds = {"cold": y, "warm": again} if options.method == "fit" else {"disk": y}
+        for out, values in kinds.items():
             start = now()
             write(options.out / out, start, by_fit(model, values))
         return

@@ -7,12 +7,12 @@ Folders are as for posteriors.py. NumPyro's NUTS is 4 x (1000 + 1000), nutpie 4 
 1000) of a PyMC model, Pyro's NUTS 4 x (1000 + 1000) or as far as it comes within the limit. Each
 answer comes from a process of its own, on one core: cold, with nothing compiled and nothing of the
 model on disk; where compiled code can be used again also warm, for a second data set of the same
-shapes in the same process; nutpie's besides from disk, in a new process that finds what the first
-compiled. Imports do not count, and what is compiled does.
+shapes in the same process; and from disk, in a new process that finds what the first compiled.
+Imports do not count, and what is compiled does.
 
-`times ours` is the CPU time over that of `fit`, warm over warm and all others over cold. Errors are
-as for posteriors.py; for the second data set, which has no reference draws, those of `fit` are
-distances from nutpie's draws. OUT keeps the answers: what is there is not run again.
+`times ours` is the CPU time over that of `fit` of the same kind. Errors are as for posteriors.py;
+for the second data set, which has no reference draws, those of `fit` are distances from nutpie's
+draws. OUT keeps the answers: what is there is not run again.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NAMES = [
     *("sonar", "horseshoe", "stochastic_volatility", "irt_2pl", "radon_hierarchical"),
 ]
 METHODS = {  # the environment of each, and the words for its script, one process each
-    "fit": ("pyro", ["fit"]),
+    "fit": ("pyro", ["fit", "disk"]),
     "NumPyro NUTS": ("numpyro", ["NUTS"]),
     "nutpie": ("nutpie", ["prime", "nutpie", "disk"]),
     "Pyro NUTS": ("pyro", ["NUTS"]),
@@ -107,7 +107,7 @@ def rows(folder, name, out):
             told, draws = stored(out / method, kind)
             if not told:
                 continue
-            ours, _ = stored(out / "fit", "warm" if kind == "warm" else "cold")
+            ours, _ = stored(out / "fit", kind)
             reference = stored(out / "nutpie", "warm")[1] if kind == "warm" else None
             row = [name, method + words, "", "", "", "", "", "", "", told["note"]]
             ratio = told["cpu"] / ours["cpu"] if "cpu" in told and "cpu" in ours else None
