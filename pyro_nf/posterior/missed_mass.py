@@ -40,6 +40,7 @@ STARTS = 512  # climbs, or as many as the model takes at once
 FEWEST = 128  # of them, fewer find nothing
 WORK = 4e6  # numbers that all of them together may compute at a step
 PROBES = 500  # proposals from each summit
+ALL = 4000  # of them, at most
 SURE = 3.0  # standard errors by which mass must be missing
 VISITED = 0.1  # visits of chains to a summit, for its mass, below which they have not found it
 MISSED = 0.1  # share of the posterior's mass that may be missing, as long as it is only noise
@@ -136,7 +137,7 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
     summits = _summits(joint, latents, u)
     if summits is None:
         return math.nan
-    points = summits.propose(PROBES)
+    points = summits.propose(min(PROBES, ALL // len(summits.centres)))
     probes, log_det = latents.unpack(points.to(_dtype(joint)))
     found = model(len(points), probes)[0] + log_det
     if log_q is None:
