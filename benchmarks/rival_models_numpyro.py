@@ -8,6 +8,8 @@ import numpyro.distributions as dist
 from jax.lax import scan
 from numpyro import sample
 
+COUNTIES = 85  # a shape, which cannot follow from data under jit
+
 
 def normal(*shape):
     return dist.Normal(0.0, 1.0).expand(shape).to_event(len(shape))
@@ -125,12 +127,11 @@ def irt_2pl(data):
 
 def radon_hierarchical(data):
     y, floor, county = data["log_radon"], data["floor"], data["county"].astype(int)
-    counties = int(county.max()) + 1
     mu_a = sample("mu_a", dist.Normal(0.0, 5.0))
     mu_b = sample("mu_b", dist.Normal(0.0, 5.0))
     sigma_a = sample("sigma_a", dist.HalfNormal(1.0))
     sigma_b = sample("sigma_b", dist.HalfNormal(1.0))
     sigma = sample("sigma", dist.HalfNormal(1.0))
-    a = mu_a + sigma_a * sample("z_a", normal(counties))
-    b = mu_b + sigma_b * sample("z_b", normal(counties))
+    a = mu_a + sigma_a * sample("z_a", normal(COUNTIES))
+    b = mu_b + sigma_b * sample("z_b", normal(COUNTIES))
     sample("log_radon", dist.Normal(a[county] + b[county] * floor, sigma), obs=y)

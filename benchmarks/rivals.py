@@ -71,7 +71,8 @@ def answer(python, method, folder, name, seconds, out):
             line = command(python, rival, folder, name, word, seconds, found)
             done = subprocess.run(line, env=environment, stderr=subprocess.PIPE, text=True)
             if done.returncode:
-                last = ["it said nothing", *done.stderr.strip().splitlines()][-1]
+                said = [line for line in done.stderr.splitlines() if "Error" in line]
+                last = ["it said nothing", *said][-1]
                 failed = json.dumps({"note": f"failed: {last[:100]}"})
                 (found / f"{'disk' if word == 'disk' else 'cold'}.json").write_text(failed)
                 break
