@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     fitted.add_argument("--steps", type=int, help="the number of steps; by default what it takes")
     fitted.add_argument("--seconds", type=float, help="a limit on the time of the fit")
     fitted.add_argument(
-        "--refine", action="store_true", help="one round, and Markov chains that go on from there"
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        help="whether Markov chains go on from the guide's draws; by default where these are off",
     )
     fitted.add_argument("--seed", type=int, help="for the same result each time")
     fitted.add_argument("--out", type=Path, metavar="FILE", help="save: .nc for ArviZ, .pt to load")

@@ -20,7 +20,7 @@ from pyro_nf.fitting.turns import learner
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
-from pyro_nf.posterior import Posterior, refinable, still
+from pyro_nf.posterior import Posterior, Refinement, still
 from pyro_nf.randomness import seeded
 
 __all__ = ["fit"]
@@ -45,26 +45,30 @@ def fit(
     compile: Compile = "auto",  # the word that torch uses
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
-    refine: bool = False,
+    refine: bool | None = None,
     **kwargs: Any,
 ) -> Posterior:
     """Fit a posterior to a model by stochastic variational inference.
 
     A flow guide starts from a normal approximation, for which the normal latents of a hierarchy are
-    freed from the ties to their parents where that makes it better; then Adam runs in up to three
-    rounds, of 400, 1,600 and 2,000 steps, in each of which its rate falls to zero. The run is over
-    where a round has left nothing to win: the importance weights of the guide's draws are nearly
-    equal, or, where no draws of the posterior can be made, the evidence lower bound is no better
-    than a round before. The result is the best of the last iterates' average and the states on the
-    way. With `steps` there is one round.
+    freed from the ties to their parents where that makes it better; then Adam runs for a round of
+    200 steps, or `steps`, in which its rate falls to zero. If the importance weights of the guide's
+    draws are nearly equal then, the guide is the posterior. If not, Markov chains go on from its
+    draws until they are the posterior's, as by :meth:`pyro_nf.Posterior.refine`; where they are
+    slow the guide learns from them, and they go on in its new coordinates.
 
-    In the first two the draws that train are a little wider than the guide's, so that its tails are
-    trained too; the losses are those of its own draws all the same.
+    Where no chains can go on, or shall, up to three rounds follow one another, of 400, 1,600 and
+    2,000 steps, and so they do for another guide than a flow, and for a model with parameters of
+    its own, before any chains. They are over where one has left nothing to win: the weights are
+    nearly equal, or, where no draws of the posterior can be made, the evidence lower bound is no
+    better than a round before. In the last a flow guide learns besides from draws of the posterior:
+    short Markov chains run in the flow's coordinates, and the guide is trained where they went,
+    too; on the way they go on in the coordinates that it has learned.
 
-    In the last a guide learns besides from draws of the posterior, since its own do
-    not suffice: short Markov chains run in the flow's coordinates, and the guide is trained where
-    they went, too; on the way they go on in the coordinates that it has learned. If climbs from all
-    around have found several modes before the fit, the guide is trained on draws of these alone.
+    The draws that train are a little wider than the guide's, so that its tails are trained too; the
+    losses are those of its own draws all the same. The result is the best of the last iterates'
+    average and the states on the way. If climbs from all around have found several modes before the
+    fit, the guide is trained on draws of these alone.
 
     Discrete latents that can be enumerated are summed out, also where a guide that is given lacks
     them; the posterior's draws have them, given the others.
@@ -117,9 +121,10 @@ def fit(
         progress: Whether to show a progress bar.
         checkpoint: A file to which the fit is saved every few seconds. The same call with the
             same file goes on where it was.
-        refine: Whether the first round, or what `steps` asks for, is all that is trained, and
-            Markov chains then go on from the guide's draws until they are the posterior's, as by
-            :meth:`pyro_nf.Posterior.refine`.
+        refine: Whether Markov chains go on from the guide's draws; by default where its weights
+            are not nearly equal, and chains can: with Trace_ELBO, for a guide that packs its
+            latents into one vector, of all the data, and a model that runs at many draws at once.
+            With False the draws are the guide's.
         kwargs: What the model takes.
 
     Returns:
@@ -149,7 +154,6 @@ def fit(
         checkpoint=checkpoint,
         refine=refine,
     )
-    numbers = recipe.RECIPE.brief if refine else recipe.RECIPE
     with seeded(seed):
         first = args if options.source is None else options.source.first()
         refuse_own_names(model, first, defaults, given)
@@ -158,12 +162,10 @@ def fit(
         if options.source is not None:
             options.source.use(reading)
         try:
-            setup = prepare(model, first, kwargs, guide, flow, elbo, options, numbers)
+            setup = prepare(model, first, kwargs, guide, flow, elbo, options, recipe.RECIPE)
         except NoStartError as error:
             raise FitError(str(error)) from error
-        if refine:
-            refinable(setup.guide)
-        run = Run(setup, numbers, Checkpoint(checkpoint, setup.identity))
+        run = Run(setup, Checkpoint(checkpoint, setup.identity))
         if silent := setup.step.silent():
             warnings.warn(
                 f"no gradient reaches {', '.join(silent)}: the loss does not depend on them, or "
@@ -171,22 +173,37 @@ def fit(
                 stacklevel=2,
             )
         run.go(compile)
-        posterior = Posterior(model, setup.guide, *first, **kwargs)
-        return _ended(posterior, run, refine)
+        posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
+        if refine or (refine is None and not run.is_exact):
+            return _refined(posterior, run)
+        return posterior
 
 
-def _ended(posterior: Posterior, run: Run, refine: bool) -> Posterior:
-    """The posterior with what its run tells of it; refined, if asked, in the time that is left."""
+def _ended(posterior: Posterior, run: Run) -> Posterior:
+    """The posterior with what its run tells of it."""
     posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
     posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
     if posterior.moving:
         warnings.warn(still(posterior.moving), stacklevel=3)
-    if not refine:
+    return posterior
+
+
+def _refined(posterior: Posterior, run: Run) -> Posterior:
+    """The posterior that chains make of it, in the time that is left, where they can."""
+    if run.state.refinement is not None:
+        posterior.refinement = Refinement.of(run.state.refinement)
+        posterior.message += f"; {posterior.refinement}"
         return posterior
-    left = run.deadline.left
-    if not run.state.finished or left <= 0:
-        posterior.message += "; not refined, since the fit was cut short"
+    left, obstacle = run.deadline.left, run.setup.obstacle
+    if not obstacle and (not run.state.finished or left <= 0):
+        obstacle = "the fit was cut short"
+    if obstacle:
+        posterior.message += f"; not refined: {obstacle}"
         return posterior
     seconds = None if left == math.inf else left
     learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe)
-    return posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
+    refined = posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
+    if refined.refinement is not None and refined.refinement.arrived:
+        run.state.refinement = refined.refinement.content()
+        run.save()  # with what the guide has learned from its chains
+    return refined

@@ -30,6 +30,7 @@ class Options:
         anneal: What is annealed, if anything is.
         warmup: The number of steps in which the weight of annealing rises.
         progress: Whether to show progress bars.
+        refine: Whether chains go on; None where they can, and the guide has left anything to win.
         resumes: Whether there is a checkpoint to go on from.
     """
 
@@ -42,6 +43,7 @@ class Options:
     anneal: Anneal | None
     warmup: int
     progress: bool
+    refine: bool | None
     resumes: bool
 
     @classmethod
@@ -61,7 +63,7 @@ class Options:
         compile: Any,
         progress: bool,
         checkpoint: str | os.PathLike[str] | None,
-        refine: bool,
+        refine: bool | None,
     ) -> "Options":
         """Those of fit, each of which is refused here if it cannot be.
 
@@ -94,7 +96,17 @@ class Options:
         warmup = 0 if anneal is None else anneal_steps
         resumes = checkpoint is not None and os.path.exists(checkpoint)
         return cls(
-            source, batch_size, steps, deadline, particles, lr, anneal, warmup, progress, resumes
+            source=source,
+            batch_size=batch_size,
+            steps=steps,
+            deadline=deadline,
+            particles=particles,
+            lr=lr,
+            anneal=anneal,
+            warmup=warmup,
+            progress=progress,
+            refine=refine,
+            resumes=resumes,
         )
 
 

@@ -27,6 +27,7 @@ from pyro_nf.fitting.step import Step
 from pyro_nf.flows import FlowSpec
 from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide, Gradient, flow_parts, name_apart
 from pyro_nf.model import Target, look_at_data, patiently, work
+from pyro_nf.posterior import refinable, why_not_refined
 
 __all__ = ["Setup", "prepare"]
 
@@ -47,6 +48,7 @@ class Setup:
         evidence: What judges the model's own parameters; None where it has led them and the guide.
         new: Whether it has led them.
         slow: Why the model runs one draw at a time, in words; empty if it does not.
+        obstacle: Why no chains go on from the guide, in words; empty if they may.
     """
 
     guide: Guide
@@ -58,6 +60,7 @@ class Setup:
     evidence: Evidence | None
     new: bool
     slow: str
+    obstacle: str
 
     @property
     def watched(self) -> bool:
@@ -87,7 +90,7 @@ def prepare(
         options: What fit was asked for.
         recipe: The numbers.
     """
-    source = options.source
+    source, streams = options.source, options.source is not None
     data = [args if source is None else (source.tensors, source.rest), kwargs]
     if guide is not None:
         name_apart(guide)
@@ -106,32 +109,31 @@ def prepare(
             if isinstance(guide, AutoFlowGuide):
                 near = target is not None and target.vectorized
                 guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    chain_pool, objective, slow = None, None, ""
+    chain_pool, objective, slow, given = None, None, "", elbo is not None
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
         elbo, slow = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
-        if target and options.steps is None and source is None:
-            chain_pool = _chain_pool(
-                guide, target, elbo.num_particles, recipe, cost <= recipe.cheap, own
-            )
+        if target and source is None:
+            cheap = cost <= recipe.cheap
+            chain_pool = _chain_pool(guide, target, elbo.num_particles, recipe, cheap, own)
         if isinstance(elbo, ManyParticles) and _is_plain(target, options):
             objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
     if chain_pool is not None and new and not own and not options.deadline.is_over:
         with _stage("exploring", options):
             chain_pool.explore()
-    step = patiently(
-        lambda: Step(
-            elbo, fitted, guide, args, kwargs, options.anneal, recipe, streams=source is not None
-        )
-    )
+    obstacle = _obstacle(guide, options, given, slow)
+    if isinstance(guide, AutoFlowGuide) and not (obstacle or own or options.refine is False):
+        recipe = recipe.brief  # a model's own parameters follow from the guide, and want it near
+    made = partial(Step, elbo, fitted, guide, args, kwargs, options.anneal, recipe, streams)
+    step = patiently(made)
     if objective is not None:
         step.use_objective(objective)
-    if source is not None:
+    if streams:
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
     identity = _identity(data, options, step, guide)
     judge = None if near else evidence
-    return Setup(guide, options, step, chain_pool, modules, identity, judge, new, slow)
+    return Setup(guide, options, step, chain_pool, modules, identity, judge, new, slow, obstacle)
 
 
 @contextmanager
@@ -228,6 +230,22 @@ def _chain_pool(
     return ChainPool(guide, target, particles, recipe, cheap)
 
 
+def _obstacle(guide: Guide, options: Options, elbo_is_given: bool, slow: str) -> str:
+    """Why chains do not go on where a fit ends, unless they are asked for; empty if they do."""
+    if options.refine:
+        refinable(guide)
+        return ""
+    if options.source is not None:
+        return "chains need all of the data at each step, and a batch has some of them"
+    if reason := why_not_refined(guide):
+        return reason
+    if elbo_is_given:
+        return "what the given ELBO has trained stays as it is; type refine=True for chains"
+    if slow:
+        return "the model runs one draw at a time; type refine=True for chains all the same"
+    return ""
+
+
 # -------------------------------------------------------------------- which fit it is
 
 
@@ -241,8 +259,8 @@ def _identity(data: Sequence[Any], options: Options, step: Step, guide: Guide) -
     return fingerprint(
         data,
         version=CHECKPOINT_FORMAT,
+        rounds=step.recipe.rounds,
         steps=options.steps,
-        rounds=len(step.recipe.rounds),
         lr=options.lr,
         elbo=type(step.elbo).__name__,
         particles=step.elbo.num_particles,

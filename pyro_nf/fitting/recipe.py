@@ -38,6 +38,9 @@ class Recipe:
     # Steps of a run that ends by itself. Nearly normal posteriors need no more than the first; in
     # the last, draws of the posterior may take part: round numbers.
     rounds: tuple[int, ...] = (400, 1_600, 2_000)
+    # Steps of the one round before chains, which are as near after it as after 400:
+    # benchmarks/refine.py.
+    first_steps: int = 200
     # Share of a round, its last, over which the parameters are averaged: a round number.
     tail: float = 0.2
     # Variance of a log weight, of a guide which is the posterior to one per cent: a round number.
@@ -152,8 +155,8 @@ class Recipe:
 
     @property
     def brief(self) -> "Recipe":
-        """The same with the first round alone."""
-        return replace(self, rounds=self.rounds[:1])
+        """The same with one short round, for a guide from which chains go on."""
+        return replace(self, rounds=(self.first_steps,))
 
 
 RECIPE = Recipe()

@@ -17,7 +17,6 @@ from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.model_parameters import ModelParameters
 from pyro_nf.fitting.prepare import Setup
-from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.result import AVERAGE, Trial, choose
 from pyro_nf.fitting.schedule import OUT_OF_TIME, Schedule, level
 from pyro_nf.fitting.state import State, kept, put_back
@@ -35,23 +34,22 @@ class Run:
 
     Arguments:
         setup: What is run.
-        recipe: How.
         checkpoint: Where it is saved, and goes on from if it was.
 
     Attributes:
         state: All that changes in it.
     """
 
-    def __init__(self, setup: Setup, recipe: Recipe, checkpoint: Checkpoint) -> None:
-        self.setup, self.recipe, self.checkpoint = setup, recipe, checkpoint
+    def __init__(self, setup: Setup, checkpoint: Checkpoint) -> None:
+        self.setup, self.recipe, self.checkpoint = setup, setup.step.recipe, checkpoint
         self.step, self.chain_pool, self.options = setup.step, setup.chain_pool, setup.options
         self.warmup, self.deadline = self.options.warmup, self.options.deadline
-        self.parameters = ModelParameters(self.step, recipe, setup.watched, setup.evidence)
+        self.parameters = ModelParameters(self.step, self.recipe, setup.watched, setup.evidence)
         self._how = ""  # it ended
         self.feed: Iterator[Sequence[Any]] | None = None
         first = self.step.parameters()
         self.state = State(
-            schedule=Schedule.of(recipe, self.options.lr, self.options.steps, self.warmup),
+            schedule=Schedule.of(self.recipe, self.options.lr, self.options.steps, self.warmup),
             order=0 if self.options.source is None else int(torch.randint(2**31, ())),
             first=first,
             best=first,
@@ -61,7 +59,7 @@ class Run:
         if content is None:
             self.parameters.tune(hold=setup.new)
         else:
-            self.state = State.of(content["state"], recipe)
+            self.state = State.of(content["state"], self.recipe)
             self.schedule.length = self.schedule.whole  # there is more time now
             put_back(content, self.step, self.chain_pool, setup.modules)
         if self.chain_pool is not None:
@@ -76,6 +74,12 @@ class Run:
     def losses(self) -> list[float]:
         """The loss of each step; NaN where it was skipped."""
         return self.state.losses
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the log weights of the guide's draws are nearly equal, and tell of all modes."""
+        blind = self.is_of_several_modes  # of what it has not seen, its own draws say nothing
+        return not blind and self.schedule.is_exact(self.losses, self.step.elbo.num_particles)
 
     @property
     def is_of_several_modes(self) -> bool:
@@ -127,7 +131,7 @@ class Run:
         if again and not self.parameters.may_repeat(self.schedule):
             return False
         if self.state.summed:
-            self._set(self.state.sum / self.state.summed)
+            self.step.set_parameters(self.state.sum / self.state.summed)
         moving = self.parameters.moving(self.schedule, self.state.middle)
         self.state.middle = None
         idle = self.schedule.is_idle(self.losses)
@@ -147,9 +151,7 @@ class Run:
 
     def _is_stationary(self) -> bool:
         """Whether nothing is left to win."""
-        if self.is_of_several_modes:
-            return False  # of what it has not seen, a guide's own draws say nothing
-        if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
+        if self.is_exact:
             return not self.parameters.are_many or self.schedule.is_idle(self.losses)
         return self.chain_pool is None and self.schedule.is_idle(self.losses)
 
@@ -191,7 +193,7 @@ class Run:
         """Return to the best state; give up after some times."""
         if self.state.retries == self.recipe.retries:
             step = self.step
-            self._set(self.state.best)
+            step.set_parameters(self.state.best)
             raise FitError(
                 f"most steps failed, also after {self.recipe.retries} returns to the best state at "
                 f"smaller learning rates: {blame(step.model, step.guide, *step.data)}"
@@ -202,7 +204,7 @@ class Run:
         """Go on from the best state, at a smaller rate."""
         self.state.retries += 1
         self.schedule.lr *= self.recipe.shrink
-        self._set(self.state.best)
+        self.step.set_parameters(self.state.best)
         self.step.adam.reset()
         self._forget()
 
@@ -232,7 +234,7 @@ class Run:
         ):
             self.state.best_loss = math.inf  # what is best so far was so for other draws
         if self.checkpoint.is_due(self.recipe.save_every):
-            self._save()
+            self.save()
 
     # ---------------------------------------------------------------- its end
 
@@ -250,17 +252,17 @@ class Run:
             data = list(islice(self.feed, self.recipe.final_batches))
         trials = {name: self._tried(end, data) for name, end in ends.items()}
         chosen = choose(trials, batches=self.feed is not None)
-        self._set(ends[chosen])
+        self.step.set_parameters(ends[chosen])
         best = trials[chosen]
         state.moving, told = self.parameters.judged(self.schedule, state.middle, -best.mean)
         end = f"{how} after {len(self.losses):,} steps ({self.step.fastest})"
         state.message = "; ".join([end, *self._words(chosen, best), *told])
         state.finished = how not in ("interrupted", OUT_OF_TIME)
-        self._save()
+        self.save()
 
     def _tried(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Trial:
         """The losses of parameters on some data, and what else there is to learn."""
-        self._set(end)
+        self.step.set_parameters(end)
         losses = []
         with kept_random_state():
             for args in data:
@@ -279,9 +281,6 @@ class Run:
         words += [f"{self.state.retries} returns to the best state"] if self.state.retries else []
         return words
 
-    def _set(self, parameters: Tensor) -> None:
-        self.step.set_parameters(parameters)
-
     def _show(self, bar: Any) -> None:
         bar.total = self.schedule.end
         window = self.recipe.window
@@ -294,7 +293,8 @@ class Run:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save it, if it is to be saved."""
         if self.checkpoint.path is None:
             return
         self.checkpoint.save(kept(self.state, self.step, self.chain_pool, self.setup.modules))

@@ -115,8 +115,8 @@ class Schedule:
 
         With the path gradient nothing is left to learn then.
         """
-        variance = float(torch.tensor(losses[-self.tail :]).double().var())
-        return particles * variance < self.recipe.exact
+        last = torch.tensor(losses[-self.tail :], dtype=torch.float64)
+        return len(last) > 1 and particles * float(last.var()) < self.recipe.exact
 
     def is_idle(self, losses: Sequence[float]) -> bool:
         """Whether the round has won nothing that is worth its time."""

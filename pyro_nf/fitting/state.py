@@ -35,6 +35,8 @@ class State:
         finished: Whether it has.
         middle: The parameters in the middle of the round.
         moving: The parameters of the model that are not at rest, by name.
+        refinement: The draws of chains that have gone on from there and arrived, as tensors and
+            plain values.
     """
 
     schedule: Schedule
@@ -51,6 +53,7 @@ class State:
     finished: bool = False
     middle: Tensor | None = None
     moving: list[str] = field(default_factory=list)
+    refinement: dict[str, Any] | None = None
 
     def content(self) -> dict[str, Any]:
         """Itself as tensors and plain values."""

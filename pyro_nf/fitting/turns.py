@@ -15,7 +15,7 @@ __all__ = ["learner"]
 
 def learner(
     step: Step, pool: ChainPool | None, lr: float, recipe: Recipe
-) -> Callable[[Tensor], bool] | None:
+) -> Callable[[Tensor], bool]:
     """What trains a guide for a while on draws of the posterior, beside its own.
 
     Arguments:
@@ -29,8 +29,7 @@ def learner(
     """
 
     def learn(draws: Tensor) -> bool:
-        assert pool is not None  # looked at below
-        if pool.take(draws) and not step.use_objective(pool.objective):
+        if pool is None or (pool.take(draws) and not step.use_objective(pool.objective)):
             return False
         begin, rate = step.parameters(), recipe.calm * lr
         step.adam.reset()
@@ -40,4 +39,4 @@ def learner(
         step.set_parameters(begin)
         return False
 
-    return None if pool is None else learn
+    return learn

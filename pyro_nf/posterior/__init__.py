@@ -35,5 +35,6 @@ from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.posterior import Posterior as Posterior
 from pyro_nf.posterior.refinement import Refinement as Refinement
 from pyro_nf.posterior.refinement import refinable as refinable
+from pyro_nf.posterior.refinement import why_not_refined as why_not_refined
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components

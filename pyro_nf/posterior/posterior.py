@@ -137,7 +137,8 @@ class Posterior(Trained):
         before = self.message.removesuffix(str(self.refinement)).removesuffix("; ")
         other.message = "; ".join(part for part in (before, str(found)) if part)
         if not found.arrived:
-            warnings.warn(f"{found}; see diagnose()", stacklevel=2)
+            outside = 2 if learn is None else 4  # of fit
+            warnings.warn(f"{found}; see diagnose()", stacklevel=outside)
         return other
 
     def initial_params(self, chains: int = 4) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from pyro_nf.sampling import (
     starts,
 )
 
-__all__ = ["Learn", "Refinement", "refinable", "refined"]
+__all__ = ["Learn", "Refinement", "refinable", "refined", "why_not_refined"]
 
 Learn = Callable[[Tensor], bool]
 
@@ -218,26 +218,34 @@ def _again(
 
 def refinable(guide: Callable[..., Any]) -> AutoContinuous:
     """The guide, if it packs all latents into one vector; or what to type in place of it."""
+    if reason := why_not_refined(guide):
+        raise ValueError(reason)
+    assert isinstance(guide, AutoContinuous)
+    return guide
+
+
+def why_not_refined(guide: Callable[..., Any]) -> str:
+    """Why chains cannot go on from a guide's draws, and what to type; empty where they can."""
     name = type(guide).__name__
     points = sorted(frozenset[str]().union(*(part.point_sites for part in flow_parts(guide))))
     instead = "type fit(model, ...), or a guide such as AutoFlowGuide or AutoMultivariateNormal"
     if any(part.row_plates for part in flow_parts(guide)):
-        raise ValueError(
+        return (
             f"{name} has a posterior for each row of its data, which chains would have to know "
             "anew for other rows; resample(n) and log_evidence(...) correct its draws"
         )
     if points:
-        raise ValueError(
+        return (
             f"{name} has the sites {', '.join(points)} at points, of which "
             f'chains would know nothing; type rest="normal", or {instead}'
         )
     base = AutoContinuous.get_transform  # which says that there is none
     if not isinstance(guide, AutoContinuous) or type(guide).get_transform is base:
-        raise ValueError(
+        return (
             f"refine needs a guide that makes one vector of all latents from standard normal "
             f"numbers, and got {name}; {instead}"
         )
-    return guide
+    return ""
 
 
 def _flow(guide: AutoContinuous, joint: Joint) -> Flow:

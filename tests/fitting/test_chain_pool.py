@@ -20,7 +20,7 @@ from pyro_nf.model.target import Target
 
 
 def test_fit_covers_both_modes():
-    posterior = fit(flat(2, bumps), seed=0, progress=False)
+    posterior = fit(flat(2, bumps), seed=0, progress=False, refine=False)
     share = float((posterior.draws(4000)["u"].mean(-1) > 0).double().mean())
     assert abs(share - 0.7) < 0.05
     assert "there are 2 modes" in posterior.message
@@ -113,7 +113,7 @@ def test_a_pool_stays_empty_where_no_point_is_possible():
 def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch, change):
     change(rounds=(100, 200, 300))
     monkeypatch.setattr(Step, "use_objective", lambda self, objective: False)
-    posterior = fit(flat(2, bent), seed=0, progress=False)
+    posterior = fit(flat(2, bent), seed=0, progress=False, refine=False)
     assert posterior.message.startswith("finished after 600 steps")
 
 
@@ -187,7 +187,7 @@ def test_a_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
 ):
     change(save_every=0.0, rounds=(200, 200, 500), exact=0.0)
     keep_killed(tmp_path, monkeypatch, at)
-    options = {"seed": 0, "progress": False}
+    options = {"seed": 0, "progress": False, "refine": False}
     refill = ChainPool.refill
     refills = []
 
@@ -211,7 +211,13 @@ def test_an_annealed_fit_that_learns_from_a_pool_resumes_to_the_last_bit(
     """What its step trains changes with the last round, in which it is killed."""
     change(save_every=0.0, rounds=(100, 100, 300), exact=0.0)
     keep_killed(tmp_path, monkeypatch, 350)
-    options = {"seed": 0, "progress": False, "anneal": "energy", "anneal_steps": 100}
+    options = {
+        "seed": 0,
+        "progress": False,
+        "refine": False,
+        "anneal": "energy",
+        "anneal_steps": 100,
+    }
     whole = fit(flat(2, bent), checkpoint=tmp_path / "whole", **options)
     assert len(whole.losses) == 600
     resumed = fit(flat(2, bent), checkpoint=tmp_path / "killed", **options)

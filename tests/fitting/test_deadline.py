@@ -11,7 +11,7 @@ from pyro_nf.fitting.deadline import Deadline
 from pyro_nf.fitting.recipe import RECIPE
 from pyro_nf.fitting.schedule import Schedule
 
-OPTIONS = {"seed": 0, "compile": False, "progress": False}
+OPTIONS = {"seed": 0, "compile": False, "progress": False, "refine": False}
 
 
 def model():

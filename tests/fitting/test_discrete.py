@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from pyro_nf import AutoFlowGuide, Posterior, fit
 
 DATA = torch.tensor([-1.0, 0.2, 2.9, 3.1, 4.0])
-QUICK = {"seed": 0, "progress": False, "compile": False}
+QUICK = {"seed": 0, "progress": False, "compile": False, "refine": False}
 TRACED = {"compile": "quick"}
 
 

@@ -56,7 +56,7 @@ def exact():
 
 
 def quiet(model, *data, **options):
-    return fit(model, *data, **{"progress": False, "seed": 0} | options)
+    return fit(model, *data, **{"progress": False, "seed": 0, "refine": False} | options)
 
 
 @pytest.mark.parametrize("compile", ["quick", False])
@@ -237,7 +237,7 @@ class TestUglyModels:
                 pyro.sample("y", dist.Bernoulli(logits=beta @ x.T), obs=y)
 
         guide = make(model)
-        posterior = fit(model, guide=guide, steps=200, seed=0, progress=False)
+        posterior = fit(model, guide=guide, steps=200, seed=0, progress=False, refine=False)
         assert 20 < posterior.losses[-50:].mean() < 60  # 28 nats of coin tosses, and the prior
 
     def test_a_shape_that_depends_on_values_runs_eagerly(self):
@@ -249,7 +249,7 @@ class TestUglyModels:
             pyro.factor("share", x[inside].square().sum())
 
         with pytest.warns(UserWarning, match="shape of what .* depends on values"):
-            posterior = fit(model, particles=1, steps=50, seed=0, progress=False)
+            posterior = fit(model, particles=1, steps=50, seed=0, progress=False, refine=False)
         assert "skipped" not in posterior.message
 
     def test_a_sequential_plate(self):

@@ -43,7 +43,9 @@ def value(name):
 def test_a_scale_arrives(sigma, dtype):
     # y ~ N(0, tau^2 + sigma^2): the evidence is largest where that is the mean square.
     y = rows(20, 0.0, torch.tensor(19.3**2 + sigma**2), dtype)
-    posterior = fit(hierarchy, y, sigma, loc=y.new_tensor(0.0), seed=0, progress=False)
+    posterior = fit(
+        hierarchy, y, sigma, loc=y.new_tensor(0.0), seed=0, progress=False, refine=False
+    )
     error = (1 + (sigma / 19.3) ** 2) / math.sqrt(2 * len(y))  # of log tau, by its information
     assert abs(math.log(value("tau") / 19.3)) < 0.1 * error
     assert posterior.diagnose(1000, search=False).verdict == "good"
@@ -52,7 +54,7 @@ def test_a_scale_arrives(sigma, dtype):
 
 def test_a_location_in_the_thousands_arrives_in_a_few_steps():
     y = rows(20, 1000.0, torch.tensor(9.0))
-    fit(hierarchy, y, 3.0, scale=torch.tensor(5.0), steps=100, seed=0, progress=False)
+    fit(hierarchy, y, 3.0, scale=torch.tensor(5.0), steps=100, seed=0, progress=False, refine=False)
     assert value("mu") == pytest.approx(1000.0, abs=0.1 * math.sqrt((25 + 9) / 20))
 
 
@@ -62,7 +64,7 @@ def test_one_latent_and_one_parameter():
         z = pyro.sample("z", dist.Normal(mu, 1.0))
         pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(7.0))
 
-    fit(model, seed=0, progress=False)
+    fit(model, seed=0, progress=False, refine=False)
     assert value("mu") == pytest.approx(7.0, abs=0.1 * math.sqrt(2))
 
 
@@ -93,7 +95,7 @@ def test_two_parameters_of_a_posterior_that_is_not_normal():
         return loss
 
     exact.step(closure)
-    fit(model, seed=0, progress=False)
+    fit(model, seed=0, progress=False, refine=False)
     errors = torch.autograd.functional.hessian(evidence, theta.detach()).neg().inverse()
     found = torch.tensor([value("mu"), math.log(value("s"))])
     assert ((found - theta.detach()).abs() < 0.1 * errors.diagonal().sqrt()).all()
@@ -116,7 +118,7 @@ def test_a_linear_decoder_is_factor_analysis():
     z, noise = torch.randn(12, 1, generator=generator), torch.randn(12, 3, generator=generator)
     y = 5 + z * torch.tensor([1.0, -2.0, 0.5]) + 0.3 * noise
     model = Decoder()
-    fit(model, y, seed=0, progress=False)
+    fit(model, y, seed=0, progress=False, refine=False)
     centred = y - y.mean(0)
     values, vectors = torch.linalg.eigh(centred.mT @ centred / len(y))
     exact = (values[-1] - 0.09).sqrt() * vectors[:, -1]
@@ -132,7 +134,9 @@ def test_another_guide_says_what_it_has_left_on_its_way(tmp_path):
     guide = AutoNormal(hierarchy)
     guide(y, 3.0, **five)  # no new one, so that nothing is moved before
     with pytest.warns(UserWarning, match="mu, of the model's own parameters, is not yet"):
-        posterior = fit(hierarchy, y, 3.0, **five, guide=guide, steps=50, seed=0, progress=False)
+        posterior = fit(
+            hierarchy, y, 3.0, **five, guide=guide, steps=50, seed=0, progress=False, refine=False
+        )
     assert value("mu") < 500  # the warning is true
     assert posterior.moving == ("mu",)
     diagnosis = posterior.diagnose(1000)
@@ -147,7 +151,9 @@ def test_another_guide_says_what_it_has_left_on_its_way(tmp_path):
 def test_another_guide_goes_on_while_they_move():
     y = rows(20, 0.0, torch.tensor(4.0**2 + 1))
     guide = AutoNormal(hierarchy)
-    posterior = fit(hierarchy, y, 1.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False)
+    posterior = fit(
+        hierarchy, y, 1.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False, refine=False
+    )
     assert abs(math.log(value("tau") / 4.0)) < 0.1 * (1 + 1 / 16) / math.sqrt(2 * len(y))
     assert not posterior.moving
 
@@ -155,7 +161,9 @@ def test_another_guide_goes_on_while_they_move():
 def test_a_scale_arrives_with_another_guide():
     y = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2))
     guide = AutoNormal(hierarchy)
-    posterior = fit(hierarchy, y, 10.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False)
+    posterior = fit(
+        hierarchy, y, 10.0, loc=torch.tensor(0.0), guide=guide, seed=0, progress=False, refine=False
+    )
     error = (1 + (10 / 19.3) ** 2) / math.sqrt(2 * len(y))
     assert abs(math.log(value("tau") / 19.3)) < 0.1 * error
     assert not posterior.moving
@@ -167,7 +175,9 @@ def test_a_plateau_is_told_from_an_arrival():
     guide = AutoNormal(hierarchy)
     guide(y, 10.0, loc=zero)  # no new one, so that nothing is moved before
     with pytest.warns(UserWarning, match="tau, of the model's own parameters, is not yet"):
-        posterior = fit(hierarchy, y, 10.0, loc=zero, guide=guide, seed=0, progress=False)
+        posterior = fit(
+            hierarchy, y, 10.0, loc=zero, guide=guide, seed=0, progress=False, refine=False
+        )
     assert value("tau") < 1  # the guide is the posterior there, and learns nothing more
     assert posterior.moving == ("tau",)
     assert posterior.diagnose(1000).verdict == "poor"
@@ -184,7 +194,9 @@ def test_a_mean_field_guide_whose_own_summit_is_elsewhere_says_so():
     y = rows(20, 3.0, torch.tensor(1.0))  # their mean ~ N(0, 2 s^2 + 1 / 20)
     exact = math.sqrt((9 - 1 / 20) / 2)
     with pytest.warns(UserWarning, match="or take a guide that can come nearer"):
-        posterior = fit(model, y, guide=AutoNormal(model), steps=1000, seed=0, progress=False)
+        posterior = fit(
+            model, y, guide=AutoNormal(model), steps=1000, seed=0, progress=False, refine=False
+        )
     assert value("s") < 0.8 * exact
     assert posterior.moving == ("s",)
     assert "where this guide's lower bound has led" in posterior.message
@@ -196,7 +208,7 @@ def test_a_prior_that_cannot_be_sampled_is_no_obstacle():
         pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(0.3))
 
     guide = AutoNormal(model, init_loc_fn=init_to_value(values={"z": torch.tensor(0.0)}))
-    posterior = fit(model, guide=guide, steps=5, seed=0, progress=False)
+    posterior = fit(model, guide=guide, steps=5, seed=0, progress=False, refine=False)
     assert posterior.message.startswith("finished after 5 steps")
 
 
@@ -204,7 +216,17 @@ def test_in_the_middle_of_the_only_round_they_go_free():
     y = rows(20, 0.0, torch.tensor(19.3**2 + 10.0**2))
     guide = AutoNormal(hierarchy)
     with pytest.warns(UserWarning, match="tau, of the model's own parameters"):
-        fit(hierarchy, y, 10.0, guide=guide, loc=y.mean(), steps=20, seed=0, progress=False)
+        fit(
+            hierarchy,
+            y,
+            10.0,
+            guide=guide,
+            loc=y.mean(),
+            steps=20,
+            seed=0,
+            progress=False,
+            refine=False,
+        )
     assert 10 < value("tau") < 19  # drawn to a guide that has not come to them
 
 

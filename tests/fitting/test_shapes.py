@@ -17,7 +17,7 @@ from pyro_nf import Posterior, fit
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Singular sample detected"  # by torch's Wishart, of samples that are not
 )
-QUICK = {"seed": 0, "progress": False, "compile": "quick"}
+QUICK = {"seed": 0, "progress": False, "compile": "quick", "refine": False}
 
 
 def checked(posterior, tmp_path):

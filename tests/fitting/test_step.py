@@ -308,7 +308,7 @@ TRACED = [
 @pytest.mark.parametrize(("model", "data"), TRACED)
 def test_what_needs_no_eager_step_has_none(model, data):
     """Each of them was one: their steps are compared with eager ones as they are compiled."""
-    posterior = fit(model, *data, steps=50, compile="quick", seed=0, progress=False)
+    posterior = fit(model, *data, steps=50, compile="quick", seed=0, progress=False, refine=False)
     assert "50 steps (quick)" in posterior.message
 
 

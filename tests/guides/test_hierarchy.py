@@ -364,7 +364,7 @@ def test_nested_groups_are_standard_normal_given_what_is_above_them():
 
 
 def test_fit_save_and_load(tmp_path):
-    posterior = fit(schools, steps=60, seed=0, progress=False)
+    posterior = fit(schools, steps=60, seed=0, progress=False, refine=False)
     assert posterior.guide.hierarchy.generations == 1
     posterior.save(tmp_path / "p.pt")
     loaded = Posterior.load(tmp_path / "p.pt", schools)

@@ -73,7 +73,9 @@ def test_few_hard_latents_among_many_easy_ones(exact):
     log_evidence, mean, sd = exact
     guide = AutoFlowGuide(model, sites=BENT)
     # Steps in which the default flow of three numbers comes to a k-hat of 0.35.
-    posterior = fit(model, Y, guide=guide, steps=1000, seed=0, compile="quick", progress=False)
+    posterior = fit(
+        model, Y, guide=guide, steps=1000, seed=0, compile="quick", progress=False, refine=False
+    )
     draws = posterior.draws(4000)
     found = bent(draws)
     # Four standard errors of 4,000 draws are 0.063 and, for a log sd of heavier tails, about that.
@@ -227,7 +229,9 @@ def test_copies_pickles_and_the_store(rest):
 @pytest.mark.parametrize("rest", ["normal", "delta"])
 def test_one_file(rest, tmp_path):
     y = Y[:4]
-    posterior = fit(model, y, guide=guide_of(rest), steps=5, seed=0, compile=False, progress=False)
+    posterior = fit(
+        model, y, guide=guide_of(rest), steps=5, seed=0, compile=False, progress=False, refine=False
+    )
     posterior.save(tmp_path / "p.pt")
     pyro.clear_param_store()
     loaded = Posterior.load(tmp_path / "p.pt", model, y)

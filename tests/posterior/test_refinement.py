@@ -187,7 +187,9 @@ def test_discrete_sites_are_drawn_given_the_refined_ones():
         which = pyro.sample("which", dist.Bernoulli(0.3))
         pyro.sample("x", dist.Normal(mean + 2 * which, 0.5), obs=torch.tensor(1.0))
 
-    posterior = fit(mixture, seed=0, steps=50, progress=False).refine(seed=0, progress=False)
+    posterior = fit(mixture, seed=0, steps=50, progress=False, refine=False).refine(
+        seed=0, progress=False
+    )
     draws = posterior.draws(10_000)
     # x is normal around 0 or 2 with variance 4.25 once the mean is integrated out.
     odds = math.log(0.3 / 0.7) + (1 - 1) / (2 * 4.25)
@@ -202,7 +204,9 @@ def test_a_flow_that_is_nearly_there_is_brought_there():
         with pyro.plate("rest", 3):
             pyro.sample("x", dist.StudentT(5.0, 0.0, v.exp()))
 
-    posterior = fit(funnel, seed=0, steps=100, progress=False).refine(seed=0, progress=False)
+    posterior = fit(funnel, seed=0, steps=100, progress=False, refine=False).refine(
+        seed=0, progress=False
+    )
     v = posterior.draws(10_000)["v"]
     assert posterior.refinement.arrived
     assert abs(float(v.mean())) < 0.1

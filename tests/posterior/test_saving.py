@@ -304,7 +304,9 @@ def test_a_path_that_cannot_be_written(tmp_path):
 
 
 def test_what_the_default_call_has_fitted_is_loaded_without_a_guide(tmp_path):
-    posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, steps=20, seed=0, progress=False)
+    posterior = fit(
+        eight_schools, *EIGHT_SCHOOLS.data, steps=20, seed=0, progress=False, refine=False
+    )
     posterior.save(tmp_path / "posterior.pt")
     loaded = Posterior.load(tmp_path / "posterior.pt", eight_schools, *EIGHT_SCHOOLS.data)
     values = posterior.draws(5)
