@@ -20,7 +20,17 @@ from pyro_nf.fitting.turns import learner
 from pyro_nf.fitting.when_to_compile import Compile
 from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
-from pyro_nf.posterior import Posterior, Refinement, still
+from pyro_nf.posterior import (
+    DRAWS,
+    EVEN,
+    Corrected,
+    Diagnosis,
+    Posterior,
+    Refinement,
+    diagnose,
+    kept_draws,
+    still,
+)
 from pyro_nf.randomness import seeded
 
 __all__ = ["fit"]
@@ -174,9 +184,7 @@ def fit(
             )
         run.go(compile)
         posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
-        if refine or (refine is None and not run.is_exact):
-            return _refined(posterior, run)
-        return posterior
+        return posterior if refine is False else _refined(posterior, run)
 
 
 def _ended(posterior: Posterior, run: Run) -> Posterior:
@@ -189,21 +197,39 @@ def _ended(posterior: Posterior, run: Run) -> Posterior:
 
 
 def _refined(posterior: Posterior, run: Run) -> Posterior:
-    """The posterior that chains make of it, in the time that is left, where they can."""
+    """The posterior with draws that are better than its guide's, where these can be, and can be had
+    in the time that is left."""
     if run.state.refinement is not None:
-        posterior.refinement = Refinement.of(run.state.refinement)
-        posterior.message += f"; {posterior.refinement}"
-        return posterior
+        return _kept(posterior, kept_draws(run.state.refinement))
     left, obstacle = run.deadline.left, run.setup.obstacle
     if not obstacle and (not run.state.finished or left <= 0):
         obstacle = "the fit was cut short"
     if obstacle:
         posterior.message += f"; not refined: {obstacle}"
         return posterior
+    if run.options.refine is None:
+        weighed = diagnose(posterior.log_weights(DRAWS))
+        if weighed.verdict == "good":
+            return posterior if weighed.ess > EVEN else _corrected(posterior, weighed, run)
     seconds = None if left == math.inf else left
     learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe)
     refined = posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
-    if refined.refinement is not None and refined.refinement.arrived:
-        run.state.refinement = refined.refinement.content()
-        run.save()  # with what the guide has learned from its chains
+    found = refined.refinement
+    if isinstance(found, Refinement) and found.arrived:
+        run.save(found.content())  # with what the guide has learned from its chains
     return refined
+
+
+def _corrected(posterior: Posterior, weighed: Diagnosis, run: Run) -> Posterior:
+    """The posterior with draws that are corrected by good weights, which is as good as chains."""
+    drawn = posterior.resample(run.recipe.corrected)
+    values = {name: drawn[name] for name in posterior.shapes}
+    found = Corrected(values, weighed.k_hat, weighed.ess)
+    run.save(found.content())
+    return _kept(posterior, found)
+
+
+def _kept(posterior: Posterior, found: Corrected | Refinement | None) -> Posterior:
+    posterior.refinement = found
+    posterior.message += f"; {found}"
+    return posterior

@@ -105,6 +105,10 @@ class Recipe:
     # Times the rate where their draws take part, which may be wild to the guide: a round number.
     calm: float = 0.5
 
+    # ---------------------------------------------------------------- after it
+
+    # Draws that are kept where weights correct those of the guide: a round number.
+    corrected: int = 10_000
     # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
     # number.
     turn: int = 200

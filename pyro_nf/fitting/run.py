@@ -76,12 +76,6 @@ class Run:
         return self.state.losses
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the log weights of the guide's draws are nearly equal, and tell of all modes."""
-        blind = self.is_of_several_modes  # of what it has not seen, its own draws say nothing
-        return not blind and self.schedule.is_exact(self.losses, self.step.elbo.num_particles)
-
-    @property
     def is_of_several_modes(self) -> bool:
         """Whether it is draws of several modes that are trained."""
         return self.chain_pool is not None and self.chain_pool.is_of_several_modes
@@ -151,7 +145,9 @@ class Run:
 
     def _is_stationary(self) -> bool:
         """Whether nothing is left to win."""
-        if self.is_exact:
+        if self.is_of_several_modes:
+            return False  # of what it has not seen, a guide's own draws say nothing
+        if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
             return not self.parameters.are_many or self.schedule.is_idle(self.losses)
         return self.chain_pool is None and self.schedule.is_idle(self.losses)
 
@@ -293,8 +289,9 @@ class Run:
 
     # ---------------------------------------------------------------- checkpoints
 
-    def save(self) -> None:
-        """Save it, if it is to be saved."""
+    def save(self, refinement: dict[str, Any] | None = None) -> None:
+        """Save it, and draws that are better than the guide's, if it is to be saved."""
+        self.state.refinement = refinement
         if self.checkpoint.path is None:
             return
         self.checkpoint.save(kept(self.state, self.step, self.chain_pool, self.setup.modules))

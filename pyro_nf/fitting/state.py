@@ -35,8 +35,7 @@ class State:
         finished: Whether it has.
         middle: The parameters in the middle of the round.
         moving: The parameters of the model that are not at rest, by name.
-        refinement: The draws of chains that have gone on from there and arrived, as tensors and
-            plain values.
+        refinement: Draws that are better than those of the guide, as tensors and plain values.
     """
 
     schedule: Schedule

@@ -9,6 +9,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     first_run.py      what a run of guide and model tells of them
     draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
+    corrected.py      draws of the guide that its weights have corrected
     refinement.py     draws of chains that go on from the guide's
     prediction.py     posterior predictive draws, also on new data
     forecasting.py    those of Pyro's forecasting models, beyond the end of the data
@@ -31,6 +32,11 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 """
 
 from pyro_nf.posterior import plots as plots
+from pyro_nf.posterior.corrected import Corrected as Corrected
+from pyro_nf.posterior.corrected import kept_draws as kept_draws
+from pyro_nf.posterior.diagnosis import EVEN as EVEN
+from pyro_nf.posterior.diagnosis import Diagnosis as Diagnosis
+from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.posterior import Posterior as Posterior
 from pyro_nf.posterior.refinement import Refinement as Refinement
@@ -38,3 +44,4 @@ from pyro_nf.posterior.refinement import refinable as refinable
 from pyro_nf.posterior.refinement import why_not_refined as why_not_refined
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components
+from pyro_nf.posterior.trained import DRAWS as DRAWS

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pyro_nf.posterior.corrected import Corrected
 from pyro_nf.posterior.diagnosis import Diagnosis, check_count, checked, diagnose, voted
 from pyro_nf.posterior.draws import Draws, rounding
 from pyro_nf.posterior.finding import Case, Finding, Verdict, unfinished
@@ -17,14 +18,18 @@ CLOSE = 1.05  # R-hat up to which draws that have not arrived are usable
 
 
 def judge(
-    draws: Draws, refinement: Refinement | None, moving: Sequence[str], n: int, search: bool
+    draws: Draws,
+    refined: Corrected | Refinement | None,
+    moving: Sequence[str],
+    n: int,
+    search: bool,
 ) -> Diagnosis:
     """The verdict on a posterior.
 
     Arguments:
         draws: Draws of its guide.
-        refinement: Draws of chains that went on from them, if there are any, which the verdict
-            is on then.
+        refined: Draws of chains that went on from them, if there are any, which the verdict is on
+            then; or those that the weights have corrected.
         moving: The parameters of the model that were left before they were at rest.
         n: The number of draws to judge from.
         search: Whether to search elsewhere, which takes time.
@@ -37,9 +42,12 @@ def judge(
     if weighed.verdict != "good" and (again := draws.in_double(values)):
         weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(joint))
     case = Case(joint, draws.model, values, log_p, log_q, weighed.verdict)
-    if refinement is not None:
-        weighed = _of_chains(weighed, refinement, rounding(values, log_p))
-        values = refinement.some(n)
+    if isinstance(refined, Corrected):
+        found = Finding("corrected", refined.ess, "neutral", f"{len(refined):,} draws, {refined}")
+        weighed = replace(weighed, findings=(found, *weighed.findings))
+    elif refined is not None:
+        weighed = _of_chains(weighed, refined, rounding(values, log_p))
+        values = refined.some(n)
         with joint.scope():
             log_p = draws.model(n, values)[0]
         case = Case(joint, draws.model, values, log_p, None, weighed.verdict)

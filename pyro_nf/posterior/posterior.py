@@ -50,7 +50,8 @@ class Posterior(Trained):
         losses: The loss of each training step, with shape ``(steps,)``; empty if unknown.
         message: How the training ended; empty if unknown.
         moving: The parameters of the model that it has left before they were at rest.
-        refinement: What :meth:`refine` has made; None for the guide alone.
+        refinement: What :meth:`refine` or :func:`~pyro_nf.fit` has made of the guide's draws; None
+            for these alone.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch

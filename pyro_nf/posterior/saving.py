@@ -17,6 +17,7 @@ from pyro_nf.files import VERSION, read
 from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import patiently, sites
 from pyro_nf.model import read as read_data
+from pyro_nf.posterior.corrected import Corrected, kept_draws
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.randomness import kept_random_state
@@ -34,7 +35,7 @@ def pack(
     losses: Tensor,
     message: str,
     moving: Sequence[str] = (),
-    refinement: Refinement | None = None,
+    refinement: Corrected | Refinement | None = None,
 ) -> dict[str, Any]:
     """Tensors and JSON from which :func:`unpacked` makes guide and parameters again."""
     guide, model = joint.guide, joint.model
@@ -108,7 +109,7 @@ def unpacked(
         saved = {"losses": content["losses"], "message": header["message"]}
         # Files of older versions have no more.
         saved["moving"] = tuple(header.get("moving", ()))
-        saved["refinement"] = Refinement.of(content.get("refinement"))
+        saved["refinement"] = kept_draws(content.get("refinement"))
         yield guide, saved
     known = set(store.keys())
     new = [name for name in content["store"] if name not in known]

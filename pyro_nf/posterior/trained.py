@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_nf.checks import runnable, whole
 from pyro_nf.model import read
+from pyro_nf.posterior.corrected import Corrected
 from pyro_nf.posterior.diagnosis import diagnose
 from pyro_nf.posterior.draws import Draws
 from pyro_nf.posterior.first_run import look
@@ -43,7 +44,7 @@ class Trained:
         self.losses = torch.empty(0, dtype=torch.float64)
         self.message = ""
         self.moving: tuple[str, ...] = ()
-        self.refinement: Refinement | None = None
+        self.refinement: Corrected | Refinement | None = None
         self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
         self._draws = Draws(self._joint)
 

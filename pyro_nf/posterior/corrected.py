@@ -1,0 +1,56 @@
+"""Draws of a guide that its importance weights have corrected, kept with the posterior."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from pyro_nf.model import Values
+from pyro_nf.posterior.refinement import Refinement
+
+__all__ = ["Corrected", "kept_draws"]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Draws by importance resampling, where the weights are good but not nearly equal.
+
+    Attributes:
+        values: For each latent site of the guide n draws, of shape ``(n, *shape)``, in random
+            order.
+        k_hat: The tail index of the weights.
+        ess: The effective share of the draws that were weighed.
+    """
+
+    values: Values
+    k_hat: float
+    ess: float
+
+    def __len__(self) -> int:
+        """The number of draws."""
+        return len(next(iter(self.values.values())))
+
+    def __str__(self) -> str:
+        return f"corrected by weights, k-hat {self.k_hat:.2f}, ESS {100 * self.ess:.1f} %"
+
+    def content(self) -> dict[str, Any]:
+        """Itself as tensors and plain values."""
+        content = {part.name: getattr(self, part.name) for part in fields(self)}
+        return content | {"values": {name: value.cpu() for name, value in self.values.items()}}
+
+    def some(self, n: int) -> Values:
+        """n of the draws, in random order; more than there are come again."""
+        order = torch.cat([torch.randperm(len(self)) for _ in range(-(-n // len(self)))])[:n]
+        return {name: value[order.to(value.device)] for name, value in self.values.items()}
+
+    def spaced(self, n: int) -> tuple[Values, int]:
+        """The same, which are one chain of independent draws."""
+        return self.some(min(n, len(self))), 1
+
+
+def kept_draws(content: Mapping[str, Any] | None) -> Corrected | Refinement | None:
+    """Those of some content, if there are any."""
+    if content is not None and "k_hat" in content:
+        return Corrected(**content)
+    return Refinement.of(content)
