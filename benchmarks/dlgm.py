@@ -122,6 +122,7 @@ def run(images, test, rig, posterior, seed, options):
         seed=seed,
         checkpoint=path,
         compile=options.compile,
+        refine=False,
         **(anneal if options.anneal else {}),
     )
     seconds = time.perf_counter() - start

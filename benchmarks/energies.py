@@ -143,6 +143,7 @@ def fitted(
     guide = AutoFlowGuide(model, flow, init_loc_fn=start, init_scale=WIDTH).setup()
     annealing = {"anneal": "energy", "anneal_steps": int(rise * steps)}
     options = {"lr": lr, "particles": particles, "seed": seed, "progress": False}
+    options["refine"] = False  # it is the guide that is looked at
     fit(model, guide=guide, steps=steps, **annealing, **options)
     return guide
 

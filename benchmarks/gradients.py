@@ -36,7 +36,8 @@ def trained(model, flow, kind, steps, seed):
     pyro.clear_param_store()
     guide = AutoFlowGuide(model, flow, gradient=kind)
     start = time.perf_counter()
-    posterior = fit(model, guide=guide, steps=steps, compile="quick", seed=seed, progress=False)
+    alone = {"progress": False, "refine": False}
+    posterior = fit(model, guide=guide, steps=steps, compile="quick", seed=seed, **alone)
     return posterior, time.perf_counter() - start
 
 

@@ -91,7 +91,7 @@ def judged(model: Callable[[], None], keep: bool, seed: int, steps: int | None) 
         pyro_nf.guides.auto_flow.untied = lambda target, hierarchy, found: found
     try:
         start = time.perf_counter()
-        posterior = fit(model, steps=steps, seed=seed, progress=False)
+        posterior = fit(model, steps=steps, seed=seed, progress=False, refine=False)
         seconds = time.perf_counter() - start
     finally:
         pyro_nf.guides.auto_flow.untied = untied

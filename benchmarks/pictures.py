@@ -38,7 +38,7 @@ def method():
     """A normal distribution on its way through the parts of a trained flow."""
     guide = AutoFlowGuide(crescents, PARTS, init_scale=1.0).setup()
     annealed = {"anneal": "energy", "anneal_steps": 4000, "steps": 8000}  # or it finds one half
-    fit(crescents, guide=guide, seed=0, **annealed)
+    fit(crescents, guide=guide, seed=0, refine=False, **annealed)
     with torch.no_grad():
         points = torch.randn(POINTS, 2)
         panels = {"normal noise": points}
@@ -69,7 +69,8 @@ def result():
     chains = MCMC(NUTS(eight_schools, jit_compile=True, ignore_jit_warnings=True), DRAWS, 1000)
     pyro.set_rng_seed(0)
     chains.run(*data)
-    mean_field = fit(eight_schools, *data, guide=AutoFlowGuide(eight_schools, "diag"), seed=0)
+    normal = AutoFlowGuide(eight_schools, "diag")
+    mean_field = fit(eight_schools, *data, guide=normal, seed=0, refine=False)
     answers = {
         "mean field": mean_field.draws(DRAWS),
         "fit": fit(eight_schools, *data, seed=0).draws(DRAWS),

@@ -5,7 +5,9 @@
 FOLDER holds posteriors with `load.py` (`names()`, `load(name)`, `supports(name)`) and `score.py`
 (`score(draws, reference, supports)`). Errors are those of the worst unconstrained coordinate: of
 the mean, in reference standard deviations, and of the logarithm of the standard deviation; sw2 is
-the sliced Wasserstein distance, and its floor that between two halves of the reference draws.
+the sliced Wasserstein distance, and its floor that between two halves of the reference draws. The
+draws are those that the call ends with: its guide's, corrected by weights, or of chains, and only
+the first can be resampled. k-hat and ESS are always of the guide's weights.
 """
 
 import argparse

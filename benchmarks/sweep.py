@@ -4,7 +4,7 @@
 
 FOLDER is as for posteriors.py. A row is a recipe; `within` counts the posteriors whose worst mean
 is off by no more than 0.05 standard deviations and whose worst log standard deviation is off by no
-more than 0.05.
+more than 0.05. It is the guide that a recipe trains, and that is judged: `refine=False`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main():
     names = options.names or load.names()
     for place in options.only or range(len(RECIPES)):
         recipe = RECIPES[place]
-        found = [judged(load, score, name, 0, **recipe)[0] for name in names]
+        found = [judged(load, score, name, 0, refine=False, **recipe)[0] for name in names]
         within = sum(max(f["mean"], f["log sd"]) <= 0.05 for f in found)
         shown = ", ".join(f"{key}={value}" for key, value in recipe.items()) or "default"
         numbers = [

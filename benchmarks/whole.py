@@ -39,7 +39,7 @@ def eager(steps):
 
 def ours(steps):
     pyro.clear_param_store()
-    fit(eight_schools, *DATA, flow="planar*8", steps=steps, progress=False)
+    fit(eight_schools, *DATA, flow="planar*8", steps=steps, progress=False, refine=False)
 
 
 def nuts(python):
