@@ -1,7 +1,8 @@
 """From a model and data to a trained guide.
 
-`fit` prepares a guide, an objective and a step, runs steps in rounds until nothing is left to win,
-and chooses the state that is the result. All tuned numbers are in one place.
+`fit` prepares a guide, an objective and a step, runs steps in rounds, and chooses the state that is
+the result. Then weights correct its draws, or chains go on from them, where that is needed. All
+tuned numbers are in one place.
 
     fit.py              the function that users call
     recipe.py           all tuned numbers, and what chose them
@@ -39,8 +40,12 @@ little further out than the guide draws, where importance weights are decided: t
 by as much as it spreads. The loss is weighted back to that of the guide's own draws.
 
 **Rounds of a falling rate.** What a constant rate leaves of the noise hides whether a guide is
-done. At the end of a short decay the log weights tell; chains run only where two decays have left
-the weights unequal.
+done. At the end of a short decay the log weights tell; where the guide is trained alone, its pool
+of draws is filled only where two decays have left the weights unequal.
+
+**One round, and then weights or chains.** After 200 steps a flow is as near as after 400 for chains
+in its coordinates, which come to the posterior itself (`benchmarks/refine.py`). So there is one
+round where they can go on, and whether they must, its weights say.
 """
 
 from pyro_nf.fitting.fit import fit as fit
