@@ -1,4 +1,4 @@
-"""A checkpointed fit, killed at random moments and resumed: does it end where it should?
+"""A checkpointed fit with chains, killed at random moments and resumed: does it end as it should?
 
 OMP_NUM_THREADS=1 python benchmarks/kills.py [--kills 20]
 """
@@ -20,10 +20,10 @@ from pyro_nf.fitting import recipe
 recipe.RECIPE = dataclasses.replace(recipe.RECIPE, save_every=0.05)
 from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
 torch.set_num_threads(1)
-posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, flow="planar*4", steps=2000, seed=0,
-                compile="quick", progress=False, checkpoint=sys.argv[1])
-state = posterior.guide.state_dict()
-torch.save([posterior.losses, *state.values()], sys.argv[2])
+posterior = fit(eight_schools, *EIGHT_SCHOOLS.data, flow="planar*4", steps=400, seed=0,
+                refine=True, compile="quick", progress=False, checkpoint=sys.argv[1])
+state, draws = posterior.guide.state_dict(), posterior.refinement.values
+torch.save([posterior.losses, *state.values(), *draws.values()], sys.argv[2])
 """
 
 
@@ -51,11 +51,13 @@ def main():
             process.wait()
             # The next line raises if the file cannot be read.
             state = torch.load(path, weights_only=True)["state"] if path.exists() else None
-            reached.append(len(state["losses"]) if state else 0)
+            where = f"{len(state['losses'])} steps" if state else "nothing"
+            reached.append("chains" if state and state["finished"] else where)
             assert run(path, end).wait() == 0
             found = torch.load(end, weights_only=True)
-            same += all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    print(f"steps saved when the run was killed: {reached}")
+            equal = all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            same += equal
+            print(f"killed at {reached[-1]}: {'the same' if equal else 'another'}", flush=True)
     print(f"{same} of {kills} resumed runs end as the unbroken one, to the last bit")
     return int(same < kills)
 
