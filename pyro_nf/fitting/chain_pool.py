@@ -14,7 +14,7 @@ from pyro_nf.fitting.schedule import Schedule
 from pyro_nf.fitting.step import Step
 from pyro_nf.flows import Flow
 from pyro_nf.guides import AutoFlowGuide
-from pyro_nf.model import Target, through, traced_scores
+from pyro_nf.model import Target, through, traced_scores, work
 from pyro_nf.sampling import MAX_DIM, SETTLING, chains, explore, lower, resampled
 
 __all__ = ["ChainPool"]
@@ -152,6 +152,12 @@ class ChainPool:
         if self.is_of_several_modes:
             self.guide.flow.move(free.mean(0), _root(free))
             self.draws = chains(self.target, self.flow, hierarchy(free))
+            if work(self._stretch, self.draws[:2]) == math.inf:  # planar's inverse has no graph
+                self.draws, self.modes = None, 1
+
+    def _stretch(self, u: Tensor) -> Tensor:
+        """The log-determinant of the way from u to noise, with shape ``(n,)``."""
+        return self.flow.inverse_and_log_det(u)[1]
 
     def fill(self) -> bool:
         """Fill the pool with draws of chains, from where the pool or else the guide is.

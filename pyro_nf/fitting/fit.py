@@ -24,9 +24,9 @@ from pyro_nf.posterior import (
     DRAWS,
     EVEN,
     Corrected,
-    Diagnosis,
     Posterior,
     Refinement,
+    corrected,
     diagnose,
     kept_draws,
     still,
@@ -184,7 +184,7 @@ def fit(
             )
         run.go(compile)
         posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
-        return posterior if refine is False else _refined(posterior, run)
+        return posterior if refine is False else _refined(posterior, run, compile is not False)
 
 
 def _ended(posterior: Posterior, run: Run) -> Posterior:
@@ -196,11 +196,12 @@ def _ended(posterior: Posterior, run: Run) -> Posterior:
     return posterior
 
 
-def _refined(posterior: Posterior, run: Run) -> Posterior:
+def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
     """The posterior with draws that are better than its guide's, where these can be, and can be had
     in the time that is left."""
-    if run.state.refinement is not None:
-        return _kept(posterior, kept_draws(run.state.refinement))
+    before = kept_draws(run.state.refinement)
+    if isinstance(before, Refinement) or (before and run.options.refine is None):
+        return _kept(posterior, before)
     left, obstacle = run.deadline.left, run.setup.obstacle
     if not obstacle and (not run.state.finished or left <= 0):
         obstacle = "the fit was cut short"
@@ -209,27 +210,23 @@ def _refined(posterior: Posterior, run: Run) -> Posterior:
         return posterior
     if run.options.refine is None:
         weighed = diagnose(posterior.log_weights(DRAWS))
-        if weighed.verdict == "good":
-            return posterior if weighed.ess > EVEN else _corrected(posterior, weighed, run)
+        if weighed.verdict == "good" and weighed.ess > EVEN:
+            return posterior
+        # Many draws tell of rarer ones among them; where these are wild, chains go on.
+        found = corrected(posterior, run.recipe.corrected) if weighed.verdict == "good" else None
+        if found is not None:
+            run.save(found.content())
+            return _kept(posterior, found)
     seconds = None if left == math.inf else left
-    learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe)
+    learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe, compile)
     refined = posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
-    found = refined.refinement
-    if isinstance(found, Refinement) and found.arrived:
-        run.save(found.content())  # with what the guide has learned from its chains
+    chains = refined.refinement
+    if isinstance(chains, Refinement) and chains.arrived:
+        run.save(chains.content())  # with what the guide has learned from its chains
     return refined
 
 
-def _corrected(posterior: Posterior, weighed: Diagnosis, run: Run) -> Posterior:
-    """The posterior with draws that are corrected by good weights, which is as good as chains."""
-    drawn = posterior.resample(run.recipe.corrected)
-    values = {name: drawn[name] for name in posterior.shapes}
-    found = Corrected(values, weighed.k_hat, weighed.ess)
-    run.save(found.content())
-    return _kept(posterior, found)
-
-
-def _kept(posterior: Posterior, found: Corrected | Refinement | None) -> Posterior:
+def _kept(posterior: Posterior, found: Corrected | Refinement) -> Posterior:
     posterior.refinement = found
     posterior.message += f"; {found}"
     return posterior

@@ -14,7 +14,7 @@ __all__ = ["learner"]
 
 
 def learner(
-    step: Step, pool: ChainPool | None, lr: float, recipe: Recipe
+    step: Step, pool: ChainPool | None, lr: float, recipe: Recipe, compile: bool
 ) -> Callable[[Tensor], bool]:
     """What trains a guide for a while on draws of the posterior, beside its own.
 
@@ -23,12 +23,15 @@ def learner(
         pool: The pool of its run, without which it can learn nothing.
         lr: The learning rate of its run.
         recipe: For how long.
+        compile: Whether its steps are compiled; one of a run that has ended is not yet.
 
     Returns:
         A function of draws u, with shape ``(n, D)``, which says whether the guide has been trained.
     """
 
     def learn(draws: Tensor) -> bool:
+        if compile and step.fastest == "eager":
+            step.compile("quick")
         if pool is None or (pool.take(draws) and not step.use_objective(pool.objective)):
             return False
         begin, rate = step.parameters(), recipe.calm * lr

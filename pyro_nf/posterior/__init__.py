@@ -45,3 +45,4 @@ from pyro_nf.posterior.refinement import why_not_refined as why_not_refined
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components
 from pyro_nf.posterior.trained import DRAWS as DRAWS
+from pyro_nf.posterior.trained import corrected as corrected

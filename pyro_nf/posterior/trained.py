@@ -18,7 +18,7 @@ from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.sampling import resampled
 
-__all__ = ["DRAWS", "Trained", "count"]
+__all__ = ["DRAWS", "Trained", "corrected", "count"]
 
 Model = Callable[..., Any]  # a Pyro model, or a guide
 
@@ -127,6 +127,22 @@ class Trained:
         chosen = resampled(log_p - log_q, n)
         kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
         return self._draws.completed(kept)
+
+
+def corrected(posterior: Trained, n: int) -> Corrected | None:
+    """Draws of a guide that their weights have corrected, to be kept; None if these are not good.
+
+    Arguments:
+        posterior: The guide, and what it approximates.
+        n: How many to keep.
+    """
+    values, log_p, log_q = posterior._draws.weighted(PROPOSALS * count(n))
+    weighed = diagnose(log_p - log_q)
+    if weighed.verdict != "good":
+        return None
+    chosen = resampled(log_p - log_q, n)
+    kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
+    return Corrected(kept, weighed.k_hat, weighed.ess)
 
 
 def count(n: int) -> int:
