@@ -32,11 +32,11 @@ HEAD = [
 def judged(load, score, name, seed, **options):
     """The numbers and the row of one fit, with options of fit's."""
     model, reference = load.load(name)
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         posterior = fit(model, seed=seed, progress=False, **options)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     torch.manual_seed(seed)  # of the draws to judge, which the fit's seed leaves alone
     supports = load.supports(name)
     plain = score.score(posterior.draws(DRAWS), reference, supports)
