@@ -16,7 +16,6 @@ __all__ = ["chain_drift", "drift"]
 CHAINS = 512  # or as many as the model takes at once
 FEWEST = 128  # of them, fewer are noise
 DRAWS = 32  # of the guide for each chain, which cost no run of the model
-OCTAVES = 3.0  # by which steps may be shorter, to come into necks
 TURNS = 4  # of new chains, at most
 NOISE = 0.05  # of what those of one turn say; nearer to the mark than this, others follow
 STILL = 0.09  # standard deviations by which chains may move a marginal, half of it their noise
@@ -72,7 +71,7 @@ def drift(joint: Joint) -> float:
     for turn in range(1, TURNS + 1):
         draws.append(posterior.sample(torch.Size([DRAWS * count])))
         starts = draws[-1][:count]
-        moved.append(chains(target, guide.get_transform(), starts, octaves=OCTAVES))
+        moved.append(chains(target, guide.get_transform(), starts, necks=True))
         if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
             return math.nan
         result = _change(torch.cat(draws), torch.cat(moved))

@@ -15,6 +15,7 @@ SETTLING = 25  # transitions before these, for chains that do not start in the p
 LEAPS = 8  # steps of a transition, at most
 PATH = 2.0  # their length together: a little more than a quarter of a normal variable's orbit
 STEP = 0.5  # their size at first, over the fourth root of the dimension
+OCTAVES, SELDOM = 10.0, 6  # halvings of a step, at most; a third has one, a twelfth has six
 OUTWARDS = 3.0  # standard deviations of the radius of normal draws, by which jumps may go further
 TRIED, WORTH = 16, 0.01  # jumps of a chain, and the share to be taken if there are to be more
 WANTED = 0.8  # share of transitions to accept
@@ -52,9 +53,9 @@ class Chains:
         log_density: :math:`\log p(u)` for u of shape ``(n, D)``.
         flow: The flow f.
         z: Where the chains start, with shape ``(n, D)``.
-        octaves: How much shorter the steps of some chains are: by up to so many halvings, few of
-            them most often, anew for each transition. Where a posterior narrows to a neck, no
-            others lead on.
+        necks: Whether the steps of a few chains are shorter, anew for each transition, down to a
+            thousandth. Where a posterior narrows to a neck, or a flow bends far out, no others lead
+            on.
         jumps: Whether chains jump.
 
     Attributes:
@@ -69,11 +70,11 @@ class Chains:
         log_density: LogDensity,
         flow: Flow,
         z: Tensor,
-        octaves: float = 0.0,
+        necks: bool = False,
         jumps: bool = False,
     ) -> None:
         self._scores = traced_scores(through(flow, log_density), z)
-        self._octaves, self._size, self._done = octaves, STEP / z.shape[-1] ** 0.25, 0
+        self._necks, self._size, self._done = necks, STEP / z.shape[-1] ** 0.25, 0
         self.b, self.jumps, self._jumped, self._tried = 1.0, jumps, 0.0, 0
         self.start(z)
 
@@ -98,8 +99,8 @@ class Chains:
         speed = torch.randn_like(self.z)
         # Steps of random size, lest a chain return to where it was.
         length = torch.full_like(self.value, size * (0.8 + 0.4 * float(torch.rand(()))))
-        if self._octaves:
-            length = length * 2.0 ** (-self._octaves * torch.rand_like(length).square())
+        if self._necks:
+            length = length * 2.0 ** (-OCTAVES * torch.rand_like(length) ** SELDOM)
         leaps = min(LEAPS, math.ceil(PATH / size))
         chance = self._take(*self._leap(speed, length.unsqueeze(-1), leaps))
         self._size *= 2.0 ** ((chance - WANTED) / (1 + self._done) ** 0.5)
@@ -154,7 +155,7 @@ def chains(
     flow: Flow,
     starts: Tensor,
     settling: int = SETTLING,
-    octaves: float = 0.0,
+    necks: bool = False,
 ) -> Tensor:
     """Draws of a posterior by :class:`Chains`.
 
@@ -163,14 +164,14 @@ def chains(
         flow: The flow from z to u.
         starts: Where the chains start, in u, with shape ``(n, D)``.
         settling: The number of transitions before the first that is kept.
-        octaves: How much shorter the steps of some chains are.
+        necks: Whether the steps of a few chains are shorter.
 
     Returns:
         Draws of u, of all chains, with shape ``(n * transitions, D)``.
     """
     with torch.no_grad():
         z = flow.inverse_and_log_det(starts)[0]
-    moving = Chains(log_density, flow, z, octaves)
+    moving = Chains(log_density, flow, z, necks)
     kept = []
     for index in range(settling + KEPT):
         moving.go()

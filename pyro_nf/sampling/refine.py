@@ -22,7 +22,6 @@ FEWEST, MOST = 256, 1024  # chains
 LOOPED = 64  # of them, where each costs a run of the model
 LOAD = 4_000_000  # numbers that the log densities of all chains may compute on their way
 SHORTEST = 16  # transitions of which draws are kept
-OCTAVES = 4.0  # by which a few steps are shorter, to come into necks
 ARRIVED = 1.01  # nested R-hat of chains that have forgotten where they started, at most
 RENEWED = 4  # independent draws that each chain must be worth
 DRIFT = 0.05  # by how much means may move between halves, beyond noise
@@ -134,7 +133,7 @@ def phases(log_density: LogDensity, flow: Flow, z: Tensor, draws: int) -> Iterat
         z: Where the superchains start, repeated for each chain, with shape ``(K, M, D)``.
         draws: How many draws each chain should keep, at least.
     """
-    chains = Chains(log_density, flow, z.flatten(0, 1), OCTAVES, jumps=True)
+    chains = Chains(log_density, flow, z.flatten(0, 1), necks=True, jumps=True)
     length = least = max(SHORTEST, draws)
     for _ in range(length):
         chains.go()
