@@ -63,8 +63,9 @@ def fit(
     A flow guide starts from a normal approximation, for which the normal latents of a hierarchy are
     freed from the ties to their parents where that makes it better; then Adam runs for a round of
     200 steps, or `steps`, in which its rate falls to zero. If the importance weights of the guide's
-    draws are nearly equal then, the guide is the posterior. If not, Markov chains go on from its
-    draws until they are the posterior's, as by :meth:`pyro_nf.Posterior.refine`; where they are
+    draws are nearly equal then, the guide is the posterior. If they are good, draws that they have
+    corrected are kept, as by :meth:`pyro_nf.Posterior.resample`. If not, Markov chains go on from
+    its draws until they are the posterior's, as by :meth:`pyro_nf.Posterior.refine`; where they are
     slow the guide learns from them, and they go on in its new coordinates.
 
     Where no chains can go on, or shall, up to three rounds follow one another, of 400, 1,600 and
@@ -132,9 +133,9 @@ def fit(
         checkpoint: A file to which the fit is saved every few seconds. The same call with the
             same file goes on where it was.
         refine: Whether Markov chains go on from the guide's draws; by default where its weights
-            are not nearly equal, and chains can: with Trace_ELBO, for a guide that packs its
-            latents into one vector, of all the data, and a model that runs at many draws at once.
-            With False the draws are the guide's.
+            are not good enough to correct them, and chains can: with the default ELBO, all of the
+            data, a guide that packs its latents into one vector and a model that runs at many
+            draws at once. With False the draws are the guide's.
         kwargs: What the model takes.
 
     Returns:

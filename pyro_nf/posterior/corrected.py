@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-
 from pyro_nf.model import Values
-from pyro_nf.posterior.refinement import Refinement
+from pyro_nf.posterior.refinement import Refinement, shuffled
 
 __all__ = ["Corrected", "kept_draws"]
 
@@ -41,8 +39,8 @@ class Corrected:
 
     def some(self, n: int) -> Values:
         """n of the draws, in random order; more than there are come again."""
-        order = torch.cat([torch.randperm(len(self)) for _ in range(-(-n // len(self)))])[:n]
-        return {name: value[order.to(value.device)] for name, value in self.values.items()}
+        chosen = shuffled(len(self), n)
+        return {name: value[chosen.to(value.device)] for name, value in self.values.items()}
 
     def spaced(self, n: int) -> tuple[Values, int]:
         """The same, which are one chain of independent draws."""

@@ -27,7 +27,7 @@ from pyro_nf.sampling import (
     starts,
 )
 
-__all__ = ["Learn", "Refinement", "refinable", "refined", "why_not_refined"]
+__all__ = ["Learn", "Refinement", "refinable", "refined", "shuffled", "why_not_refined"]
 
 Learn = Callable[[Tensor], bool]
 
@@ -104,9 +104,7 @@ class Refinement:
 
     def some(self, n: int) -> Values:
         """n of the draws, in random order; more than there are come again."""
-        total = len(self)
-        order = [torch.randperm(total) for _ in range(math.ceil(n / total))]
-        chosen = torch.cat(order)[:n]
+        chosen = shuffled(len(self), n)
         return {
             name: value.flatten(0, 1)[chosen.to(value.device)]
             for name, value in self.values.items()
@@ -119,6 +117,11 @@ class Refinement:
         chosen = torch.linspace(0, length - 1, min(length, math.ceil(n / count))).long()
         found = {n: v[:, chosen.to(v.device)].flatten(0, 1) for n, v in self.values.items()}
         return found, count
+
+
+def shuffled(total: int, n: int) -> Tensor:
+    """n places out of so many, in random order; of more than there are some come again."""
+    return torch.cat([torch.randperm(total) for _ in range(math.ceil(n / total))])[:n]
 
 
 def refined(
