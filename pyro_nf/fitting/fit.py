@@ -22,7 +22,6 @@ from pyro_nf.flows import FlowSpec
 from pyro_nf.model import NoStartError, Reading
 from pyro_nf.posterior import (
     DRAWS,
-    EVEN,
     Corrected,
     Posterior,
     Refinement,
@@ -211,10 +210,10 @@ def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
         return posterior
     if run.options.refine is None:
         weighed = diagnose(posterior.log_weights(DRAWS))
-        if weighed.verdict == "good" and weighed.ess > EVEN:
+        if weighed.verdict == "good":
             return posterior
         # Many draws tell of rarer ones among them; where these are wild, chains go on.
-        found = corrected(posterior, run.recipe.corrected) if weighed.verdict == "good" else None
+        found = corrected(posterior, run.recipe.corrected) if weighed.corrects else None
         if found is not None:
             run.save(found.content())
             return _kept(posterior, found)

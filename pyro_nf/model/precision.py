@@ -37,6 +37,8 @@ class _Double(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func == Tensor.requires_grad.__get__:  # type: ignore[attr-defined]
+            return func(*args)  # of the parameter itself; its double is no leaf
         args, kwargs = pytree.tree_map(_double, (args, kwargs or {}))
         result = func(*args, **kwargs) if func is not Tensor.float else args[0].double()
         return pytree.tree_map(_double, result) if _is_single(result) else result

@@ -34,7 +34,6 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
 from pyro_nf.posterior import plots as plots
 from pyro_nf.posterior.corrected import Corrected as Corrected
 from pyro_nf.posterior.corrected import kept_draws as kept_draws
-from pyro_nf.posterior.diagnosis import EVEN as EVEN
 from pyro_nf.posterior.diagnosis import Diagnosis as Diagnosis
 from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_nf.guides import FlowGuide
 from pyro_nf.model import Target
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.refinement import base_flow, refinable, why_not_refined
 from pyro_nf.sampling import chains
 
 __all__ = ["chain_drift", "drift"]
@@ -56,13 +56,12 @@ def drift(joint: Joint) -> float:
     Returns:
         Of unconstrained coordinates, the change of a mean in standard deviations of the guide, or
         of the log of a standard deviation; NaN where chains cannot be run, or hardly move: for
-        other guides than flows, discrete latent sites, or a model that is not vectorized.
+        guides of which none go on, discrete latent sites, or a model that is not vectorized.
     """
-    guide, count = joint.guide, min(CHAINS, joint.chunk)
-    if not isinstance(guide, FlowGuide) or guide.row_plates or guide.point_sites:
+    count = min(CHAINS, joint.chunk)
+    if why_not_refined(joint.guide) or not joint.is_smooth or count < FEWEST:
         return math.nan
-    if not joint.is_smooth or count < FEWEST:
-        return math.nan
+    guide = refinable(joint.guide)
     target = Target.of(guide, joint.args, joint.kwargs, joint.density)
     if not target.vectorized:
         return math.nan
@@ -71,7 +70,7 @@ def drift(joint: Joint) -> float:
     for turn in range(1, TURNS + 1):
         draws.append(posterior.sample(torch.Size([DRAWS * count])))
         starts = draws[-1][:count]
-        moved.append(chains(target, guide.get_transform(), starts, necks=True))
+        moved.append(chains(target, base_flow(guide, joint), starts, necks=True))
         if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
             return math.nan
         result = _change(torch.cat(draws), torch.cat(moved))

@@ -14,13 +14,15 @@ from pyro_nf.posterior.missed_mass import missed_mass
 from pyro_nf.posterior.own_noise import own_noise
 from pyro_nf.sampling import effective_share, log_mean, smooth, threshold
 
-__all__ = ["CHECKS", "GOOD", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
+__all__ = ["CHECKS", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
 
 MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
-GOOD = 0.5  # the weights have a finite variance below
-EVEN = 0.99  # effective share of weights so alike that a usable guide is good
-NEAR = 0.95  # the same for a poor guide to be usable
-FEW = 0.5  # effective share below which the draws are not the posterior's, whatever their tail is
+# Effective share of weights that are nearly equal. A mean that is off by 0.1 of its standard
+# deviation costs one per cent by itself, and so does a log standard deviation off by 0.07.
+EVEN = 0.99
+NEAR = 0.95  # the same for a guide of which weights cannot correct the draws to be usable
+TAME = 0.5  # k-hat of weights of a finite variance is below
+FEW = 0.5  # effective share of draws below which too few are left
 ALLOWED = 0.01  # share of draws without a finite weight that does not spoil the rest
 
 # Each looks at a case for one thing, and finds None where it cannot look.
@@ -32,13 +34,13 @@ class Diagnosis:
     """How well a guide's draws stand for the posterior.
 
     Attributes:
-        verdict: by k-hat, one step milder where the weights are nearly equal: ``"good"``, if half
-            of the draws count or Markov chains leave a usable guide's draws where they are,
-            ``"usable"`` (after :meth:`~pyro_nf.Posterior.resample`) or ``"poor"``.
+        verdict: ``"good"`` if the weights are nearly equal, have corrected the draws, or Markov
+            chains leave these where they are; ``"usable"`` if the weights can correct them, as by
+            :meth:`~pyro_nf.Posterior.resample`; else ``"poor"``.
         message: What that means, and what to try next.
         decided: The rule that has decided the verdict.
-        k_hat: The tail index of the importance weights: below 0.5 good, below ``k_threshold``
-            usable; minus infinity where all weights are the same.
+        k_hat: The tail index of the importance weights: they can correct the draws if it is below
+            ``k_threshold``; minus infinity where all weights are the same.
         k_threshold: ``min(1 - 1 / log10(n), 0.7)``: n draws cannot tell more.
         ess: The effective share of the draws as an importance sample of the posterior, 0 to 1.
         elbo: The evidence lower bound; the mean log weight.
@@ -52,11 +54,11 @@ class Diagnosis:
         findings: What was found besides, each with its vote on the verdict.
 
     Example:
-        >>> diagnosis = diagnose(0.1 * torch.randn(4000))  # log weights
+        >>> diagnosis = diagnose(0.05 * torch.randn(4000))  # log weights
         >>> diagnosis.verdict, round(diagnosis.ess, 2)
-        ('good', 0.99)
+        ('good', 1.0)
         >>> diagnosis.decided
-        'k-hat ... below 0.5, and an effective share above a half'
+        'weights nearly equal, an effective share of 0.99..., and k-hat ... below 0.70'
     """
 
     verdict: Verdict
@@ -91,17 +93,17 @@ class Diagnosis:
     def _found(self, name: str) -> float:
         return next((found.value for found in self.findings if found.name == name), math.nan)
 
-    def _by_k_hat(self) -> str:
-        """What k-hat says by itself, where it is not what has decided."""
-        bounds = f"good below {GOOD}, usable below {self.k_threshold:.2f}"
-        alone = "good" if self.k_hat < GOOD else "usable"
-        alone = alone if self.k_hat < self.k_threshold else "poor"
-        return bounds if alone == self.verdict else f"{alone} by itself, of {bounds}; not decisive"
+    @property
+    def corrects(self) -> bool:
+        """Whether draws that the weights have corrected are the posterior's: these have a finite
+        variance, and half of the draws count.
+        """
+        return self.verdict != "poor" and self.k_hat < TAME and self.ess > FEW
 
     def __str__(self) -> str:
         rows = {
             "decided by": self.decided,
-            "k-hat": f"{self.k_hat:.2f}  ({self._by_k_hat()})",
+            "k-hat": f"{self.k_hat:.2f}  (weights can correct draws below {self.k_threshold:.2f})",
             "ESS": f"{100 * self.ess:.1f} % of {self.n:,} draws",
             "ELBO": f"{self.elbo:.3f} ± {self.elbo_se:.3f}",
             "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_se:.3f}",
@@ -125,8 +127,8 @@ def diagnose(
 
     Example:
         >>> noise = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-        >>> diagnose(0.1 * noise).verdict
-        'good'
+        >>> diagnose(0.05 * noise).verdict, diagnose(0.5 * noise).verdict
+        ('good', 'usable')
     """
     n = len(log_weights)
     check_count(n)
@@ -219,14 +221,10 @@ def _estimates(finite: Tensor, n: int) -> tuple[float, float, float, float]:
 def _by_weights(k_hat: float, limit: float, ess: float) -> tuple[Verdict, str]:
     """The verdict of the weights alone, and the rule that has decided it."""
     share = f"an effective share of {ess:.3f}"
-    if k_hat < GOOD and ess > FEW:
-        return "good", f"k-hat {k_hat:.2f} below {GOOD}, and an effective share above a half"
     if k_hat < limit and ess > EVEN:
         return "good", f"weights nearly equal, {share}, and k-hat {k_hat:.2f} below {limit:.2f}"
-    if k_hat < GOOD:
-        return "usable", f"an effective share below a half, though k-hat {k_hat:.2f} below {GOOD}"
     if k_hat < limit:
-        return "usable", f"k-hat {k_hat:.2f} between {GOOD} and {limit:.2f}"
+        return "usable", f"weights unequal, {share}, but k-hat {k_hat:.2f} below {limit:.2f}"
     if ess > NEAR:
         return "usable", f"weights nearly equal, {share}, though k-hat {k_hat:.2f}"
     return "poor", f"k-hat {k_hat:.2f}, not below {limit:.2f}"
@@ -257,13 +255,13 @@ def _advice(verdict: Verdict, k_hat: float) -> str:
         return "the draws stand for the posterior"
     if verdict == "usable":
         return (
-            "the guide is close to the posterior but off in places, most often too narrow; use "
-            "resample(n) for the draws, or train for more steps or with more layers"
+            "the guide is off in places, most often too narrow; use resample(n), whose draws its "
+            "weights have corrected, or refine(), from whose draws chains have gone on"
         )
     return (
-        "the guide misses the posterior, so its draws are not to be trusted; train for more "
-        'steps, use a flow in place of a normal guide or more layers (flow="planar*16"), or '
-        "write the model in other coordinates (non-centred)"
+        "the guide misses the posterior, so its draws are not to be trusted; use refine(), train "
+        "for more steps, use a flow in place of a normal guide, or write the model in other "
+        "coordinates (non-centred)"
         if k_hat < math.inf
         else "a few draws outweigh all others: the guide is far from the posterior; train for more "
         'steps, and look at posterior.plot("loss")'

@@ -43,8 +43,8 @@ def judge(
         weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(joint))
     case = Case(joint, draws.model, values, log_p, log_q, weighed.verdict)
     if isinstance(refined, Corrected):
-        found = Finding("corrected", refined.ess, "neutral", f"{len(refined):,} draws, {refined}")
-        weighed = replace(weighed, findings=(found, *weighed.findings))
+        weighed = voted(weighed, [_by_resampling(refined)])
+        case = replace(case, verdict=weighed.verdict)
     elif refined is not None:
         weighed = _of_chains(weighed, refined, rounding(values, log_p))
         values = refined.some(n)
@@ -52,6 +52,13 @@ def judge(
             log_p = draws.model(n, values)[0]
         case = Case(joint, draws.model, values, log_p, None, weighed.verdict)
     return checked(voted(weighed, unfinished(moving)), case, search)
+
+
+def _by_resampling(corrected: Corrected) -> Finding:
+    """That weights have corrected the draws, which they did where they could."""
+    words = f"{len(corrected):,} draws, {corrected}"
+    decided = f"an effective share of {corrected.ess:.3f}, of draws that weights have corrected"
+    return Finding("corrected", corrected.ess, "lifts", words, decided)
 
 
 def _of_chains(weighed: Diagnosis, refinement: Refinement, rounded: float) -> Diagnosis:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf.posterior.diagnosis import GOOD
 from pyro_nf.posterior.drawable import density_of
 from pyro_nf.posterior.figures import (
     BENEATH,
@@ -193,7 +192,7 @@ def khat(log_weights: Tensor) -> Any:
     axes.set(
         xlabel="importance weight over its mean",
         ylabel="share of draws with a larger one",
-        title=f"k-hat = {fit.k_hat:.2f} (good below {GOOD}, usable below {threshold(n):.2f})",
+        title=f"k-hat = {fit.k_hat:.2f} (weights can correct draws below {threshold(n):.2f})",
     )
     axes.legend(frameon=False)
     return picture

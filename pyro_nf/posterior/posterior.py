@@ -76,10 +76,11 @@ class Posterior(Trained):
         The importance weights of a guide's draws cannot tell of what lies out of their reach, so
         a guide that they find no great fault with is followed by a search for other modes, in up
         to 50 dimensions, for models that can be vectorized. In many dimensions they vary though
-        each marginal is right, so where they find a flow guide usable but not good, short Markov
-        chains start from its draws: if they change no mean and no width, it is good. Refined
-        draws are good where their chains have arrived, and have been at all summits that the
-        search finds.
+        each marginal is right, so where they are unequal but could correct the draws, short Markov
+        chains start from these, in the coordinates of a guide that packs its latents into one
+        vector: if they change no mean and no width, it is good. Refined draws are good where their
+        chains have arrived, and have been at all summits that the search finds; those that weights
+        have corrected are where these are still of use.
 
         Arguments:
             n: The number of draws to judge from.

@@ -27,7 +27,15 @@ from pyro_nf.sampling import (
     starts,
 )
 
-__all__ = ["Learn", "Refinement", "refinable", "refined", "shuffled", "why_not_refined"]
+__all__ = [
+    "Learn",
+    "Refinement",
+    "base_flow",
+    "refinable",
+    "refined",
+    "shuffled",
+    "why_not_refined",
+]
 
 Learn = Callable[[Tensor], bool]
 
@@ -154,7 +162,7 @@ def refined(
         try:
             with joint.scope():
                 first, way = _way(target, guide, joint, chains)
-                run = phases(target, _flow(guide, joint), first, math.ceil(n / chains))
+                run = phases(target, base_flow(guide, joint), first, math.ceil(n / chains))
             while True:
                 with joint.scope():
                     last = next(run)
@@ -201,7 +209,7 @@ def _way(
     target: Target, guide: AutoContinuous, joint: Joint, chains: int
 ) -> tuple[Tensor, Bridged]:
     """Where so many chains start, with shape ``(superchains, each, D)``; the way there."""
-    flow, base = _flow(guide, joint), guide.get_base_dist()
+    flow, base = base_flow(guide, joint), guide.get_base_dist()
     z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
     log_p = torch.cat([through(flow, target)(part) for part in z.split(chains)])
     log_weights = log_p - base.log_prob(z)
@@ -214,7 +222,7 @@ def _again(
     target: Target, guide: AutoContinuous, joint: Joint, n: int, last: Phase
 ) -> Iterator[Phase]:
     """The same chains from where they are, in other coordinates."""
-    flow, u = _flow(guide, joint), last.u[-1]
+    flow, u = base_flow(guide, joint), last.u[-1]
     z = flow.inverse_and_log_det(u.flatten(0, 1))[0].view_as(u)
     return phases(target, flow, z, math.ceil(n / len(u.flatten(0, 1))))
 
@@ -251,7 +259,8 @@ def why_not_refined(guide: Callable[..., Any]) -> str:
     return ""
 
 
-def _flow(guide: AutoContinuous, joint: Joint) -> Flow:
+def base_flow(guide: AutoContinuous, joint: Joint) -> Flow:
+    """The flow from standard normal numbers to the guide's one vector."""
     transform = guide.get_transform(*joint.args, **joint.kwargs)
     return adapt(transform, guide.latent_dim)
 

@@ -130,7 +130,7 @@ class Trained:
 
 
 def corrected(posterior: Trained, n: int) -> Corrected | None:
-    """Draws of a guide that their weights have corrected, to be kept; None if these are not good.
+    """Draws of a guide that their weights have corrected, to be kept; None if they cannot.
 
     Arguments:
         posterior: The guide, and what it approximates.
@@ -138,7 +138,7 @@ def corrected(posterior: Trained, n: int) -> Corrected | None:
     """
     values, log_p, log_q = posterior._draws.weighted(PROPOSALS * count(n))
     weighed = diagnose(log_p - log_q)
-    if weighed.verdict != "good":
+    if not weighed.corrects:
         return None
     chosen = resampled(log_p - log_q, n)
     kept = {name: value[chosen.to(value.device)] for name, value in values.items()}

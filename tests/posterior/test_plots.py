@@ -105,7 +105,7 @@ def test_khat_shows_the_tail_and_its_fit():
     nearest = fit[(ours - middle).abs().argmin()]
     assert float(nearest) == pytest.approx(float(share[95]), rel=0.5)
     assert plots.khat(torch.zeros(1000)).axes[0].get_title().startswith("k-hat = -inf")
-    assert "usable below 0.67" in plots.khat(3 * torch.randn(1000)).axes[0].get_title()
+    assert "correct draws below 0.67" in plots.khat(3 * torch.randn(1000)).axes[0].get_title()
     with pytest.raises(ValueError, match="0 finite ones"):
         plots.khat(torch.full((10,), math.nan))
 
