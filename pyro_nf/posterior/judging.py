@@ -15,6 +15,7 @@ from pyro_nf.posterior.refinement import Refinement
 __all__ = ["judge"]
 
 CLOSE = 1.05  # R-hat up to which draws that have not arrived are usable
+SURE, APART = 5.0, 0.1  # standard errors, and nats, between log evidences that do not agree
 
 
 def judge(
@@ -64,7 +65,6 @@ def _by_resampling(corrected: Corrected) -> Finding:
 def _of_chains(weighed: Diagnosis, refinement: Refinement, rounded: float) -> Diagnosis:
     """What chains say of their draws, in place of what weights say of the guide's."""
     worst = refinement.worst
-    found = [Finding("chains", worst, "neutral", str(refinement))]
     verdict: Verdict = "good" if refinement.arrived else "usable" if worst < CLOSE else "poor"
     if refinement.arrived:
         message = "the draws stand for the posterior"
@@ -76,22 +76,34 @@ def _of_chains(weighed: Diagnosis, refinement: Refinement, rounded: float) -> Di
             "refine(transitions=...), or train the guide for more steps, in whose coordinates they "
             "move"
         )
-    if weighed.verdict != "poor":
-        found.append(_compared(weighed, refinement))
-    return replace(
+    by_chains = replace(
         weighed,
         verdict=verdict,
         message=message,
         decided=decided,
         log_evidence=refinement.log_evidence,
         log_evidence_se=math.hypot(refinement.log_evidence_se, rounded),
-        findings=tuple(found),
+        findings=(),  # those on the guide's own draws
     )
+    chains = Finding("chains", worst, "neutral", str(refinement))
+    return voted(by_chains, [chains, _compared(weighed, refinement)])
 
 
 def _compared(weighed: Diagnosis, refinement: Refinement) -> Finding:
-    """The log evidence less that by the guide's weights, where these mean something."""
+    """The log evidence beside what the guide's weights say of it: the same if they can correct its
+    draws, and above their mean, the evidence lower bound, whatever they are."""
     gap = refinement.log_evidence - weighed.log_evidence
     error = math.hypot(refinement.log_evidence_se, weighed.log_evidence_se)
     words = f"{gap:+.3f} ± {error:.3f} from that of the guide's draws"
-    return Finding("evidence", gap, "neutral", words)
+    below = weighed.elbo - refinement.log_evidence
+    sure = SURE * math.hypot(refinement.log_evidence_se, weighed.elbo_se)
+    unlike = weighed.corrects and abs(gap) > max(SURE * error, APART)
+    if not (unlike or below > max(sure, APART)):
+        return Finding("evidence", gap, "neutral", words)
+    message = (
+        "the guide's draws come to another evidence on their way to the posterior than by their "
+        "weights: one of them has lost a part of it; refine() anew, with another seed or a guide "
+        "that was trained for more steps"
+    )
+    decided = f"estimates of the log evidence that are {max(abs(gap), below):.2f} apart"
+    return Finding("evidence", gap, "caps", words, decided, message)

@@ -81,6 +81,25 @@ def test_it_is_compared_with_that_of_a_guide_whose_weights_mean_something():
     assert "from that of the guide's draws" in str(diagnosis)
 
 
+@pytest.mark.parametrize("change", [-0.5, 0.5])
+def test_evidences_that_do_not_agree_cap_the_verdict(change):
+    """Above the guide's bound there may be more, but not above its weights where these are good."""
+    posterior = fit(normal, DATA, seed=0, steps=200, progress=False).refine(seed=0, progress=False)
+    moved = posterior.refinement.log_evidence + change
+    posterior.refinement = replace(posterior.refinement, log_evidence=moved)
+    diagnosis = posterior.diagnose(search=False)
+    assert diagnosis.verdict == "usable"
+    assert "estimates of the log evidence that are 0.5" in diagnosis.decided
+
+
+def test_a_guide_that_misses_the_posterior_bounds_its_evidence(refined):
+    worse = off(normal)
+    worse.refinement = replace(refined.refinement, log_evidence=-1e4)
+    assert worse.diagnose(search=False).verdict == "usable"
+    worse.refinement = replace(refined.refinement, log_evidence=0.0)
+    assert worse.diagnose(search=False).verdict == "good"
+
+
 def test_refining_again_begins_at_the_guide(refined):
     longer = refined.refine(n=40_000, seed=0, progress=False)
     assert len(longer.refinement) >= 40_000
