@@ -14,7 +14,7 @@ from pyro_nf.fitting.annealing import Anneal
 from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.options import Options, refuse_own_names
-from pyro_nf.fitting.prepare import prepare
+from pyro_nf.fitting.prepare import Setup, prepare
 from pyro_nf.fitting.run import Run
 from pyro_nf.fitting.turns import learner
 from pyro_nf.fitting.when_to_compile import Compile
@@ -25,8 +25,11 @@ from pyro_nf.posterior import (
     Corrected,
     Posterior,
     Refinement,
+    affordable,
     corrected,
     diagnose,
+    has_weights,
+    judged,
     kept_draws,
     still,
 )
@@ -184,13 +187,15 @@ def fit(
             )
         run.go(compile)
         posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
-        return posterior if refine is False else _refined(posterior, run, compile is not False)
+        if refine is not False:
+            posterior = _refined(posterior, run, compile is not False)
+        return _judged(posterior, run.setup)
 
 
 def _ended(posterior: Posterior, run: Run) -> Posterior:
     """The posterior with what its run tells of it."""
     posterior.losses = torch.tensor(run.losses, dtype=torch.float64)
-    posterior.message, posterior.moving = run.state.message, tuple(run.state.moving)
+    posterior.ended, posterior.moving = run.state.message, tuple(run.state.moving)
     if posterior.moving:
         warnings.warn(still(posterior.moving), stacklevel=3)
     return posterior
@@ -206,17 +211,19 @@ def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
     if not obstacle and (not run.state.finished or left <= 0):
         obstacle = "the fit was cut short"
     if obstacle:
-        posterior.message += f"; not refined: {obstacle}"
+        posterior.ended += f"; not refined: {obstacle}"
         return posterior
     if run.options.refine is None:
         weighed = diagnose(posterior.log_weights(DRAWS))
-        if weighed.verdict == "good":
-            return posterior
         # Many draws tell of rarer ones among them; where these are wild, chains go on.
-        found = corrected(posterior, run.recipe.corrected) if weighed.corrects else None
+        wanted = weighed.corrects and weighed.verdict != "good"
+        found = corrected(posterior, run.recipe.corrected) if wanted else None
         if found is not None:
             run.save(found.content())
-            return _kept(posterior, found)
+            posterior = _kept(posterior, found)
+        if found is not None or weighed.verdict == "good":
+            posterior.diagnosis = judged(weighed, found, posterior.moving)
+            return posterior
     seconds = None if left == math.inf else left
     learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe, compile)
     refined = posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
@@ -226,7 +233,17 @@ def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
     return refined
 
 
+def _judged(posterior: Posterior, setup: Setup) -> Posterior:
+    """The posterior with a verdict by what is at hand; a warning if it is poor."""
+    if posterior.diagnosis is None and setup.watched and has_weights(posterior):
+        posterior.diagnose(affordable(posterior, bool(setup.slow)), search=False)
+    found, chains = posterior.diagnosis, posterior.refinement
+    known = posterior.moving or (isinstance(chains, Refinement) and not chains.arrived)
+    if found is not None and found.verdict == "poor" and not known:
+        warnings.warn(f"the posterior is poor ({found.decided}): {found.message}", stacklevel=3)
+    return posterior
+
+
 def _kept(posterior: Posterior, found: Corrected | Refinement) -> Posterior:
     posterior.refinement = found
-    posterior.message += f"; {found}"
     return posterior

@@ -10,6 +10,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     draws.py          many draws of a guide, with their densities under model and guide
     guide_density.py  the log density of a guide at any values
     corrected.py      draws of the guide that its weights have corrected
+    refinable.py      of which guides they can, and in what coordinates
     refinement.py     draws of chains that go on from the guide's
     prediction.py     posterior predictive draws, also on new data
     forecasting.py    those of Pyro's forecasting models, beyond the end of the data
@@ -23,6 +24,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     chain_drift.py    how far chains of the posterior move away from the draws
     given_points.py   what is to be said where some sites are at points
     summary.py        tables
+    shown.py          a posterior in a line, and in a notebook
     export.py         draws as ArviZ takes them
     hand_over.py      draws as other samplers start from
     saving.py         what a file keeps
@@ -37,11 +39,14 @@ from pyro_nf.posterior.corrected import kept_draws as kept_draws
 from pyro_nf.posterior.diagnosis import Diagnosis as Diagnosis
 from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still
+from pyro_nf.posterior.judging import judged as judged
 from pyro_nf.posterior.posterior import Posterior as Posterior
+from pyro_nf.posterior.refinable import refinable as refinable
+from pyro_nf.posterior.refinable import why_not_refined as why_not_refined
 from pyro_nf.posterior.refinement import Refinement as Refinement
-from pyro_nf.posterior.refinement import refinable as refinable
-from pyro_nf.posterior.refinement import why_not_refined as why_not_refined
 from pyro_nf.posterior.summary import Summary as Summary
 from pyro_nf.posterior.summary import components as components
 from pyro_nf.posterior.trained import DRAWS as DRAWS
+from pyro_nf.posterior.trained import affordable as affordable
 from pyro_nf.posterior.trained import corrected as corrected
+from pyro_nf.posterior.trained import has_weights as has_weights

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_nf.model import Target
 from pyro_nf.posterior.finding import Case, Finding
 from pyro_nf.posterior.joint import Joint
-from pyro_nf.posterior.refinement import base_flow, refinable, why_not_refined
+from pyro_nf.posterior.refinable import base_flow, refinable, why_not_refined
 from pyro_nf.sampling import chains
 
 __all__ = ["chain_drift", "drift"]
@@ -70,7 +70,7 @@ def drift(joint: Joint) -> float:
     for turn in range(1, TURNS + 1):
         draws.append(posterior.sample(torch.Size([DRAWS * count])))
         starts = draws[-1][:count]
-        moved.append(chains(target, base_flow(guide, joint), starts, necks=True))
+        moved.append(chains(target, base_flow(guide, joint.args, joint.kwargs), starts, necks=True))
         if not float(_correlation(starts, moved[-1][-count:]).max()) < MIXED:
             return math.nan
         result = _change(torch.cat(draws), torch.cat(moved))

@@ -1,8 +1,9 @@
 """Is a posterior any good? What its importance weights say, and what the checks find besides."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from pyro_nf.posterior.missed_mass import missed_mass
 from pyro_nf.posterior.own_noise import own_noise
 from pyro_nf.sampling import effective_share, log_mean, smooth, threshold
 
-__all__ = ["CHECKS", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
+__all__ = ["CHECKS", "MIN_DRAWS", "Diagnosis", "check_count", "checked", "diagnose", "voted"]
 
 MIN_DRAWS = 100  # for fewer the threshold of k-hat lies below 0.5, and k-hat itself is noise
 # Effective share of weights that are nearly equal. A mean that is off by 0.1 of its standard
@@ -89,6 +90,23 @@ class Diagnosis:
         were none.
         """
         return self._found("drift")
+
+    @property
+    def in_short(self) -> str:
+        """The verdict, and what has decided it if it is not good."""
+        return self.verdict if self.verdict == "good" else f"{self.verdict}: {self.decided}"
+
+    def content(self) -> dict[str, Any]:
+        """Itself as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any] | None) -> "Diagnosis | None":
+        """That of some content, if there is any."""
+        if content is None:
+            return None
+        findings = tuple(Finding(**each) for each in content["findings"])
+        return cls(**{**content, "findings": findings})
 
     def _found(self, name: str) -> float:
         return next((found.value for found in self.findings if found.name == name), math.nan)

@@ -13,7 +13,7 @@ from pyro_nf.guides import FlowGuide, flow_parts
 from pyro_nf.model import Given, Latents, Many, Packing, Result, Values, packed
 from pyro_nf.posterior.joint import Joint, is_latent, log_prob_sum
 
-__all__ = ["as_batch", "check_width", "log_density"]
+__all__ = ["as_batch", "at_points", "check_width", "log_density"]
 
 
 def as_batch(joint: Joint, values: Mapping[str, Tensor]) -> tuple[Values, bool]:
@@ -42,19 +42,28 @@ def as_batch(joint: Joint, values: Mapping[str, Tensor]) -> tuple[Values, bool]:
     return batch, False
 
 
-def check_width(joint: Joint, values: Values) -> None:
-    """Refuse draws of a guide that has no density, because they are all the same.
+def at_points(joint: Joint, values: Values) -> list[str]:
+    """The sites of which all draws of a guide are the same, where it has no density.
 
-    But for the sites that a flow guide has at points on purpose, and speaks of as such.
+    But for those that a flow guide has at points on purpose, and speaks of as such.
     """
-    for name in values.keys() - joint.point_sites:
-        value = values[name]
-        if value.is_floating_point() and value.numel() and bool((value == value[0]).all()):
-            raise ValueError(
-                f"the guide puts the site {name!r} at one point, as AutoDelta does, so it has no "
-                "density there, and its draws no importance weights; use a guide of some width, "
-                "such as AutoNormal or AutoFlowGuide"
-            )
+    return [
+        name
+        for name in sorted(values.keys() - joint.point_sites)
+        if values[name].is_floating_point()
+        and values[name].numel()
+        and bool((values[name] == values[name][0]).all())
+    ]
+
+
+def check_width(joint: Joint, values: Values) -> None:
+    """Refuse draws of a guide that has no density."""
+    for name in at_points(joint, values):
+        raise ValueError(
+            f"the guide puts the site {name!r} at one point, as AutoDelta does, so it has no "
+            "density there, and its draws no importance weights; use a guide of some width, "
+            "such as AutoNormal or AutoFlowGuide"
+        )
 
 
 @torch.no_grad()

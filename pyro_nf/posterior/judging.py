@@ -12,7 +12,7 @@ from pyro_nf.posterior.given_points import given_points
 from pyro_nf.posterior.guide_density import check_width
 from pyro_nf.posterior.refinement import Refinement
 
-__all__ = ["judge"]
+__all__ = ["judge", "judged"]
 
 CLOSE = 1.05  # R-hat up to which draws that have not arrived are usable
 SURE, APART = 5.0, 0.1  # standard errors, and nats, between log evidences that do not agree
@@ -40,19 +40,37 @@ def judge(
     values, log_p, log_q = draws.weighted(n)
     check_width(joint, values)
     weighed = diagnose(log_p - log_q, rounding(values, log_p), given_points(joint))
-    if weighed.verdict != "good" and (again := draws.in_double(values)):
+    if not (weighed.verdict == "good" or weighed.corrects) and (again := draws.in_double(values)):
         weighed = diagnose(again[1] - again[2], rounding(*again[:2]), given_points(joint))
-    case = Case(joint, draws.model, values, log_p, log_q, weighed.verdict)
-    if isinstance(refined, Corrected):
-        weighed = voted(weighed, [_by_resampling(refined)])
-        case = replace(case, verdict=weighed.verdict)
-    elif refined is not None:
-        weighed = _of_chains(weighed, refined, rounding(values, log_p))
+    found = judged(weighed, refined, moving, rounding(values, log_p))
+    case = Case(joint, draws.model, values, log_p, log_q, found.verdict)
+    if isinstance(refined, Refinement) and search:
         values = refined.some(n)
         with joint.scope():
             log_p = draws.model(n, values)[0]
-        case = Case(joint, draws.model, values, log_p, None, weighed.verdict)
-    return checked(voted(weighed, unfinished(moving)), case, search)
+        case = replace(case, values=values, log_p=log_p, log_q=None)
+    return checked(found, case, search)
+
+
+def judged(
+    weighed: Diagnosis,
+    refined: Corrected | Refinement | None,
+    moving: Sequence[str],
+    rounded: float = 0.0,
+) -> Diagnosis:
+    """The same by what is known already: what weights of a guide's draws say, and its chains.
+
+    Arguments:
+        weighed: What weights say.
+        refined: As for :func:`judge`.
+        moving: As for :func:`judge`.
+        rounded: The standard error of an evidence by rounding.
+    """
+    if isinstance(refined, Corrected):
+        weighed = voted(weighed, [_by_resampling(refined)])
+    elif refined is not None:
+        weighed = _of_chains(weighed, refined, rounded)
+    return voted(weighed, unfinished(moving))
 
 
 def _by_resampling(corrected: Corrected) -> Finding:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pyro_nf.checks import positive, whole
 from pyro_nf.files import write
-from pyro_nf.guides import FlowGuide
 from pyro_nf.model import read
 from pyro_nf.posterior import plots
 from pyro_nf.posterior.diagnosis import Diagnosis
@@ -22,6 +21,7 @@ from pyro_nf.posterior.judging import judge
 from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.refinement import Learn, refined
 from pyro_nf.posterior.saving import pack, unpacked
+from pyro_nf.posterior.shown import as_html, as_line
 from pyro_nf.posterior.summary import Summary, summarize
 from pyro_nf.posterior.trained import DRAWS, Trained, count
 from pyro_nf.randomness import seeded
@@ -48,10 +48,14 @@ class Posterior(Trained):
     Attributes:
         model, guide, args, kwargs: What is given.
         losses: The loss of each training step, with shape ``(steps,)``; empty if unknown.
-        message: How the training ended; empty if unknown.
+        ended: How the training ended; empty if unknown.
         moving: The parameters of the model that it has left before they were at rest.
         refinement: What :meth:`refine` or :func:`~pyro_nf.fit` has made of the guide's draws; None
             for these alone.
+        diagnosis: What was last found of it: by :func:`~pyro_nf.fit`, of the weights alone or of
+            its chains, or by :meth:`diagnose`; None before.
+        message: All of this in a line: how the training ended, what was made of the draws, and the
+            verdict.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -86,7 +90,8 @@ class Posterior(Trained):
             n: The number of draws to judge from.
             search: Whether to search, and to run chains, in seconds or a minute or two.
         """
-        return judge(self._draws, self.refinement, self.moving, count(n), search)
+        self.diagnosis = judge(self._draws, self.refinement, self.moving, count(n), search)
+        return self.diagnosis
 
     def refine(
         self,
@@ -135,9 +140,7 @@ class Posterior(Trained):
         if found is None:
             return self
         other = copy.copy(self)
-        other.refinement = found
-        before = self.message.removesuffix(str(self.refinement)).removesuffix("; ")
-        other.message = "; ".join(part for part in (before, str(found)) if part)
+        other.refinement, other.diagnosis = found, None
         if not found.arrived:
             outside = 2 if learn is None else 4  # of fit
             warnings.warn(f"{found}; see diagnose()", stacklevel=outside)
@@ -252,7 +255,8 @@ class Posterior(Trained):
         It holds tensors and JSON, so ``torch.load(path, weights_only=True)`` reads it; the model
         and the data are not in it. A crash leaves the old file or the new one.
         """
-        write(path, pack(self._joint, self.losses, self.message, self.moving, self.refinement))
+        found = self.refinement, self.diagnosis
+        write(path, pack(self._joint, self.losses, self.ended, self.moving, *found))
 
     @classmethod
     def load(
@@ -280,8 +284,8 @@ class Posterior(Trained):
         return posterior
 
     def __repr__(self) -> str:
-        guide = getattr(self.guide, "__name__", type(self.guide).__name__)
-        guide = repr(self.guide) if isinstance(self.guide, FlowGuide) else guide
-        sites = ", ".join(f"{name} {tuple(shape)}" for name, shape in self.shapes.items())
-        slow = "" if self.vectorized is not False else "; runs one draw at a time"
-        return f"Posterior({guide}; {sites}{slow})"
+        slow = self.vectorized is False
+        return as_line(self.guide, self.shapes, slow, self.diagnosis)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.guide, self.shapes, self.message, self.diagnosis)

@@ -11,10 +11,9 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_nf.flows import Flow, adapt
-from pyro_nf.guides import flow_parts
 from pyro_nf.model import Latents, Packing, Target, Values, through, work
 from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.refinable import base_flow, refinable
 from pyro_nf.posterior.summary import components
 from pyro_nf.sampling import (
     CHOICE,
@@ -27,15 +26,7 @@ from pyro_nf.sampling import (
     starts,
 )
 
-__all__ = [
-    "Learn",
-    "Refinement",
-    "base_flow",
-    "refinable",
-    "refined",
-    "shuffled",
-    "why_not_refined",
-]
+__all__ = ["Learn", "Refinement", "refined", "shuffled"]
 
 Learn = Callable[[Tensor], bool]
 
@@ -162,7 +153,8 @@ def refined(
         try:
             with joint.scope():
                 first, way = _way(target, guide, joint, chains)
-                run = phases(target, base_flow(guide, joint), first, math.ceil(n / chains))
+                flow = base_flow(guide, joint.args, joint.kwargs)
+                run = phases(target, flow, first, math.ceil(n / chains))
             while True:
                 with joint.scope():
                     last = next(run)
@@ -209,7 +201,7 @@ def _way(
     target: Target, guide: AutoContinuous, joint: Joint, chains: int
 ) -> tuple[Tensor, Bridged]:
     """Where so many chains start, with shape ``(superchains, each, D)``; the way there."""
-    flow, base = base_flow(guide, joint), guide.get_base_dist()
+    flow, base = base_flow(guide, joint.args, joint.kwargs), guide.get_base_dist()
     z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
     log_p = torch.cat([through(flow, target)(part) for part in z.split(chains)])
     log_weights = log_p - base.log_prob(z)
@@ -222,47 +214,9 @@ def _again(
     target: Target, guide: AutoContinuous, joint: Joint, n: int, last: Phase
 ) -> Iterator[Phase]:
     """The same chains from where they are, in other coordinates."""
-    flow, u = base_flow(guide, joint), last.u[-1]
+    flow, u = base_flow(guide, joint.args, joint.kwargs), last.u[-1]
     z = flow.inverse_and_log_det(u.flatten(0, 1))[0].view_as(u)
     return phases(target, flow, z, math.ceil(n / len(u.flatten(0, 1))))
-
-
-def refinable(guide: Callable[..., Any]) -> AutoContinuous:
-    """The guide, if it packs all latents into one vector; or what to type in place of it."""
-    if reason := why_not_refined(guide):
-        raise ValueError(reason)
-    assert isinstance(guide, AutoContinuous)
-    return guide
-
-
-def why_not_refined(guide: Callable[..., Any]) -> str:
-    """Why chains cannot go on from a guide's draws, and what to type; empty where they can."""
-    name = type(guide).__name__
-    points = sorted(frozenset[str]().union(*(part.point_sites for part in flow_parts(guide))))
-    instead = "type fit(model, ...), or a guide such as AutoFlowGuide or AutoMultivariateNormal"
-    if any(part.row_plates for part in flow_parts(guide)):
-        return (
-            f"{name} has a posterior for each row of its data, which chains would have to know "
-            "anew for other rows; resample(n) and log_evidence(...) correct its draws"
-        )
-    if points:
-        return (
-            f"{name} has the sites {', '.join(points)} at points, of which "
-            f'chains would know nothing; type rest="normal", or {instead}'
-        )
-    base = AutoContinuous.get_transform  # which says that there is none
-    if not isinstance(guide, AutoContinuous) or type(guide).get_transform is base:
-        return (
-            f"refine needs a guide that makes one vector of all latents from standard normal "
-            f"numbers, and got {name}; {instead}"
-        )
-    return ""
-
-
-def base_flow(guide: AutoContinuous, joint: Joint) -> Flow:
-    """The flow from standard normal numbers to the guide's one vector."""
-    transform = guide.get_transform(*joint.args, **joint.kwargs)
-    return adapt(transform, guide.latent_dim)
 
 
 def _worst(phase: Phase) -> float:

@@ -18,6 +18,7 @@ from pyro_nf.guides import AutoFlowGuide, FlowGuide
 from pyro_nf.model import patiently, sites
 from pyro_nf.model import read as read_data
 from pyro_nf.posterior.corrected import Corrected, kept_draws
+from pyro_nf.posterior.diagnosis import Diagnosis
 from pyro_nf.posterior.joint import Joint, is_latent
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.randomness import kept_random_state
@@ -33,9 +34,10 @@ Shapes = dict[str, tuple[int, ...]]
 def pack(
     joint: Joint,
     losses: Tensor,
-    message: str,
+    ended: str,
     moving: Sequence[str] = (),
     refinement: Corrected | Refinement | None = None,
+    diagnosis: Diagnosis | None = None,
 ) -> dict[str, Any]:
     """Tensors and JSON from which :func:`unpacked` makes guide and parameters again."""
     guide, model = joint.guide, joint.model
@@ -49,8 +51,9 @@ def pack(
         "flow": None,
         "sites": {name: list(latent.shape) for name, latent in joint.latents.items()},
         "hidden": sorted(joint.enumerated | joint.from_prior),
-        "message": message,
+        "ended": ended,
         "moving": list(moving),
+        "diagnosis": None if diagnosis is None else diagnosis.content(),
     }
     if isinstance(guide, FlowGuide):
         parts = None if guide.parts is None else guide.parts._asdict()
@@ -106,9 +109,10 @@ def unpacked(
         for name, part in (("guide", guide), ("model", model)):
             _fill_module(name, part, content[name], where)
         _fill_store(content["store"], where)
-        saved = {"losses": content["losses"], "message": header["message"]}
-        # Files of older versions have no more.
+        # Files of older versions have not all of it.
+        saved = {"losses": content["losses"], "ended": header.get("ended", "")}
         saved["moving"] = tuple(header.get("moving", ()))
+        saved["diagnosis"] = Diagnosis.of(header.get("diagnosis"))
         saved["refinement"] = kept_draws(content.get("refinement"))
         yield guide, saved
     known = set(store.keys())

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from pyro_nf.checks import runnable, whole
+from pyro_nf.guides import flow_parts
 from pyro_nf.model import read
 from pyro_nf.posterior.corrected import Corrected
-from pyro_nf.posterior.diagnosis import diagnose
+from pyro_nf.posterior.diagnosis import MIN_DRAWS, Diagnosis, diagnose
 from pyro_nf.posterior.draws import Draws
 from pyro_nf.posterior.first_run import look
-from pyro_nf.posterior.guide_density import as_batch, check_width, log_density
+from pyro_nf.posterior.guide_density import as_batch, at_points, check_width, log_density
 from pyro_nf.posterior.joint import Joint
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.sampling import resampled
 
-__all__ = ["DRAWS", "Trained", "corrected", "count"]
+__all__ = ["DRAWS", "Trained", "affordable", "corrected", "count", "has_weights"]
 
 Model = Callable[..., Any]  # a Pyro model, or a guide
 
@@ -42,9 +43,10 @@ class Trained:
         args, kwargs = read(model, args, kwargs)
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
-        self.message = ""
+        self.ended = ""
         self.moving: tuple[str, ...] = ()
         self.refinement: Corrected | Refinement | None = None
+        self.diagnosis: Diagnosis | None = None
         self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
         self._draws = Draws(self._joint)
 
@@ -57,6 +59,13 @@ class Trained:
     def vectorized(self) -> bool | None:
         """Whether draws are made and scored together; None before the first."""
         return self._draws.vectorized
+
+    @property
+    def message(self) -> str:
+        """How the training ended, what was made of the draws, and the verdict, as far as known."""
+        made = "" if self.refinement is None else str(self.refinement)
+        verdict = "" if self.diagnosis is None else self.diagnosis.in_short
+        return "; ".join(part for part in (self.ended, made, verdict) if part)
 
     # ---------------------------------------------------------------- draws and densities
 
@@ -127,6 +136,27 @@ class Trained:
         chosen = resampled(log_p - log_q, n)
         kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
         return self._draws.completed(kept)
+
+
+def has_weights(posterior: Trained) -> bool:
+    """Whether draws of the guide have importance weights that tell of the posterior.
+
+    Not those of a part of the data, of points, or of a posterior for each of many rows.
+    """
+    joint = posterior._joint
+    if joint.partial or any(part.row_plates for part in flow_parts(joint.guide)):
+        return False
+    return not at_points(joint, posterior._draws(2))
+
+
+def affordable(posterior: Trained, slow: bool) -> int:
+    """How many draws a verdict is worth that nobody has asked for.
+
+    Arguments:
+        posterior: The guide, and what it approximates.
+        slow: Whether each is a run of the model; else they are as many as it takes at once.
+    """
+    return MIN_DRAWS if slow else max(MIN_DRAWS, min(DRAWS, posterior._joint.chunk))
 
 
 def corrected(posterior: Trained, n: int) -> Corrected | None:

@@ -208,7 +208,7 @@ def test_a_guide_without_a_pool_learns_nothing(monkeypatch):
 def test_one_that_was_cut_short_is_not_refined():
     posterior = quickly(seconds=1e-3)
     assert posterior.refinement is None
-    assert posterior.message.endswith("not refined: the fit was cut short")
+    assert "not refined: the fit was cut short" in posterior.message
 
 
 def test_time_that_is_left_is_a_limit_for_the_chains(monkeypatch):

@@ -101,7 +101,7 @@ def trained(model, guide, elbo=None, steps=20):
     svi = SVI(model, guide, Adam({"lr": 0.05}), elbo or Trace_ELBO())
     losses = [svi.step(DATA) for _ in range(steps)]
     posterior = Posterior(model, guide, DATA)
-    posterior.losses, posterior.message = torch.tensor(losses), "enough is enough"
+    posterior.losses, posterior.ended = torch.tensor(losses), "enough is enough"
     return posterior
 
 
@@ -141,7 +141,7 @@ def test_round_trip(model, make, again, tmp_path):
     posterior = trained(model, make())
     posterior.save(tmp_path / "p.pt")
     content = torch.load(tmp_path / "p.pt", weights_only=True)
-    assert json.loads(content["header"])["message"] == "enough is enough"
+    assert json.loads(content["header"])["ended"] == "enough is enough"
     if isinstance(posterior.guide, AutoFlowGuide):
         assert all(name.startswith("flow.") for name in content["guide"])
     pyro.clear_param_store()
