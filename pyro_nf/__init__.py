@@ -2,8 +2,9 @@
 
 A model becomes a log density (`pyro_nf.model`); a flow bends noise (`pyro_nf.flows`) inside a Pyro
 guide (`pyro_nf.guides`); `pyro_nf.fitting` moves it there; `pyro_nf.posterior` says what came out;
-`pyro_nf.sampling` and `pyro_nf.engines` serve them. The names below are what users type; the
-folders have doors of their own, for those who change them.
+`pyro_nf.sampling` and `pyro_nf.engines` serve them; `pyro_nf.studies` says what many fits tell
+together. The names below are what users type; the folders have doors of their own, for those who
+change them.
 """
 
 from pyro_nf import files, flows, testing
@@ -20,6 +21,7 @@ from pyro_nf.flows import (
 )
 from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide
 from pyro_nf.posterior import Posterior, plots
+from pyro_nf.studies import Calibration, calibrate
 
 __version__ = files.VERSION
 
@@ -27,12 +29,14 @@ __all__ = [
     "MLP",
     "AmortizedFlowGuide",
     "AutoFlowGuide",
+    "Calibration",
     "Chain",
     "FitError",
     "Flow",
     "FlowDistribution",
     "Params",
     "Posterior",
+    "calibrate",
     "fit",
     "flow_names",
     "flows",

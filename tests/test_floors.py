@@ -29,6 +29,7 @@ ORDER = [
     "guides",
     "posterior",
     "fitting",
+    "studies",
     "examples datafile",
     "cli",
 ]

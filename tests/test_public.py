@@ -23,6 +23,7 @@ MODULES = {
 CLASSES = [
     pyro_nf.AmortizedFlowGuide,
     pyro_nf.AutoFlowGuide,
+    pyro_nf.Calibration,
     pyro_nf.Flow,
     pyro_nf.FlowDistribution,
     pyro_nf.Posterior,

@@ -33,6 +33,7 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     figures.py        what the pictures share
 """
 
+from pyro_nf.posterior import figures as figures
 from pyro_nf.posterior import plots as plots
 from pyro_nf.posterior.corrected import Corrected as Corrected
 from pyro_nf.posterior.corrected import kept_draws as kept_draws
@@ -40,6 +41,7 @@ from pyro_nf.posterior.diagnosis import Diagnosis as Diagnosis
 from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.judging import judged as judged
+from pyro_nf.posterior.joint import chunk_size as chunk_size
 from pyro_nf.posterior.posterior import Posterior as Posterior
 from pyro_nf.posterior.refinable import refinable as refinable
 from pyro_nf.posterior.refinable import why_not_refined as why_not_refined

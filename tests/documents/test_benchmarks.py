@@ -63,3 +63,12 @@ def test_warm():
     row = warm.raced(None, warm.OWN, {"compile": "quick", "steps": 20})
     assert len(row) == len(warm.HEAD)
     assert row[-1] == "yes"
+
+
+def test_calibration(monkeypatch):
+    import calibration
+
+    monkeypatch.setattr(calibration, "SIZES", ((100, 10),))
+    lines = calibration.table(seeds=1)
+    assert lines[2].startswith("| ranks, 100 simulations, 10 numbers | 0 |")
+    assert lines[3] == "| fits, 300 simulations, 5 numbers | 0 | 1 | 1 |"
