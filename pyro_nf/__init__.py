@@ -21,7 +21,7 @@ from pyro_nf.flows import (
 )
 from pyro_nf.guides import AmortizedFlowGuide, AutoFlowGuide
 from pyro_nf.posterior import Posterior, plots
-from pyro_nf.studies import Calibration, calibrate
+from pyro_nf.studies import Calibration, Comparison, calibrate, compare
 
 __version__ = files.VERSION
 
@@ -31,12 +31,14 @@ __all__ = [
     "AutoFlowGuide",
     "Calibration",
     "Chain",
+    "Comparison",
     "FitError",
     "Flow",
     "FlowDistribution",
     "Params",
     "Posterior",
     "calibrate",
+    "compare",
     "fit",
     "flow_names",
     "flows",

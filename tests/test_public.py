@@ -24,6 +24,7 @@ CLASSES = [
     pyro_nf.AmortizedFlowGuide,
     pyro_nf.AutoFlowGuide,
     pyro_nf.Calibration,
+    pyro_nf.Comparison,
     pyro_nf.Flow,
     pyro_nf.FlowDistribution,
     pyro_nf.Posterior,

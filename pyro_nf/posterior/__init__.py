@@ -23,7 +23,8 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     own_noise.py      whether the density is the same from run to run
     chain_drift.py    how far chains of the posterior move away from the draws
     given_points.py   what is to be said where some sites are at points
-    summary.py        tables
+    summary.py        tables of numbers
+    layout.py         tables of cells, for a terminal and for a notebook
     shown.py          a posterior in a line, and in a notebook
     export.py         draws as ArviZ takes them
     hand_over.py      draws as other samplers start from
@@ -40,8 +41,10 @@ from pyro_nf.posterior.corrected import kept_draws as kept_draws
 from pyro_nf.posterior.diagnosis import Diagnosis as Diagnosis
 from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still
-from pyro_nf.posterior.judging import judged as judged
 from pyro_nf.posterior.joint import chunk_size as chunk_size
+from pyro_nf.posterior.judging import judged as judged
+from pyro_nf.posterior.layout import html_table as html_table
+from pyro_nf.posterior.layout import text_table as text_table
 from pyro_nf.posterior.posterior import Posterior as Posterior
 from pyro_nf.posterior.refinable import refinable as refinable
 from pyro_nf.posterior.refinable import why_not_refined as why_not_refined

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_nf.posterior.layout import html_table, text_table
+
 __all__ = ["Summary", "components", "summarize"]
 
 QUANTILES = {"5%": 0.05, "50%": 0.5, "95%": 0.95}
@@ -45,25 +47,30 @@ class Summary:
             raise KeyError(f"no row {row!r}; the rows are {', '.join(self.rows[:SHOWN])}") from None
         return dict(zip(self.columns, self.values[index].tolist(), strict=True))
 
-    def __str__(self) -> str:
-        chosen = list(range(len(self.rows)))
-        if len(chosen) > SHOWN:
-            chosen = chosen[: SHOWN // 2] + chosen[-SHOWN // 2 :]
+    def _cells(self) -> list[list[str]]:
+        """The table as text, without its middle if it is long."""
+        shown = list(range(len(self.rows)))
+        if len(shown) > SHOWN:
+            shown = shown[: SHOWN // 2] + shown[-SHOWN // 2 :]
         cells = [["", *self.columns]]
-        cells += [[self.rows[i], *map(_number, self.values[i].tolist())] for i in chosen]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        for name, *numbers in cells:
-            padded = [
-                number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)
-            ]
-            lines.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
-        if len(chosen) < len(self.rows):
-            left_out = f"... {len(self.rows) - SHOWN:,} rows, all in to_pandas() and values"
-            lines.insert(1 + SHOWN // 2, left_out)
+        cells += [[self.rows[i], *map(_number, self.values[i].tolist())] for i in shown]
+        return cells
+
+    @property
+    def _left_out(self) -> str:
+        more = len(self.rows) - SHOWN
+        return f"... {more:,} rows, all in to_pandas() and values" if more > 0 else ""
+
+    def __str__(self) -> str:
+        lines = text_table(self._cells()).split("\n")
+        if self._left_out:
+            lines.insert(1 + SHOWN // 2, self._left_out)
         return "\n".join(lines)
 
-    __repr__ = __str__  # what a notebook shows
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells(), self._left_out)
 
     def to_pandas(self) -> Any:
         """The table as a ``pandas.DataFrame``."""

@@ -56,6 +56,11 @@ class Trained:
         return {name: latent.shape for name, latent in self._joint.latents.items()}
 
     @property
+    def observed(self) -> dict[str, Tensor]:
+        """The observed values by site."""
+        return dict(self._joint.observed)
+
+    @property
     def vectorized(self) -> bool | None:
         """Whether draws are made and scored together; None before the first."""
         return self._draws.vectorized

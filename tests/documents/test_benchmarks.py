@@ -72,3 +72,10 @@ def test_calibration(monkeypatch):
     lines = calibration.table(seeds=1)
     assert lines[2].startswith("| ranks, 100 simulations, 10 numbers | 0 |")
     assert lines[3] == "| fits, 300 simulations, 5 numbers | 0 | 1 | 1 |"
+
+
+def test_comparison(capsys):
+    import comparison
+
+    assert comparison.counted(seeds=1).startswith("gap above 3: ")
+    assert capsys.readouterr().out.startswith("| 0 | line |")

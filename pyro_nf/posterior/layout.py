@@ -1,0 +1,38 @@
+"""Tables of cells that are written already, for a terminal and for a notebook."""
+
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["html_table", "text_table"]
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first a head: names to the left, numbers to the right.
+
+    Example:
+        >>> print(text_table([["", "mean"], ["theta", "1.25"]]))
+               mean
+        theta  1.25
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:
+        padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """The same as HTML.
+
+    Example:
+        >>> html_table([["", "mean"], ["a<b", "1"]]).count("a&lt;b")
+        1
+    """
+    head, *body = rows
+    lines = ["<thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
+    for name, *numbers in body:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in numbers)
+        lines.append(f'<tr><th style="text-align: left">{escape(name)}</th>{cells}</tr>')
+    told = f"<p>{escape(caption)}</p>" if caption else ""
+    return f"<div>{told}<table>{''.join(lines)}</tbody></table></div>"
