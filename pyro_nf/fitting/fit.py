@@ -31,6 +31,7 @@ from pyro_nf.posterior import (
     has_weights,
     judged,
     kept_draws,
+    label_by,
     still,
 )
 from pyro_nf.randomness import seeded
@@ -170,7 +171,7 @@ def fit(
     with seeded(seed):
         first = args if options.source is None else options.source.first()
         refuse_own_names(model, first, defaults, given)
-        reading = Reading.of(model, first, kwargs)
+        reading, told = Reading.of(model, first, kwargs), (first, kwargs)
         first, kwargs = reading(first, kwargs)
         if options.source is not None:
             options.source.use(reading)
@@ -187,6 +188,7 @@ def fit(
             )
         run.go(compile)
         posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
+        label_by(posterior, *told)
         if refine is not False:
             posterior = _refined(posterior, run, compile is not False)
         return _judged(posterior, run.setup)

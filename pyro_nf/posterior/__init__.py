@@ -24,6 +24,8 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     chain_drift.py    how far chains of the posterior move away from the draws
     given_points.py   what is to be said where some sites are at points
     summary.py        tables of numbers
+    labels.py         names of dimensions, and of places along them
+    found_labels.py   what the arguments of a model tell of these
     layout.py         tables of cells, for a terminal and for a notebook
     shown.py          a posterior in a line, and in a notebook
     export.py         draws as ArviZ takes them
@@ -43,6 +45,7 @@ from pyro_nf.posterior.diagnosis import diagnose as diagnose
 from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.joint import chunk_size as chunk_size
 from pyro_nf.posterior.judging import judged as judged
+from pyro_nf.posterior.labels import components as components
 from pyro_nf.posterior.layout import html_table as html_table
 from pyro_nf.posterior.layout import text_table as text_table
 from pyro_nf.posterior.posterior import Posterior as Posterior
@@ -50,8 +53,8 @@ from pyro_nf.posterior.refinable import refinable as refinable
 from pyro_nf.posterior.refinable import why_not_refined as why_not_refined
 from pyro_nf.posterior.refinement import Refinement as Refinement
 from pyro_nf.posterior.summary import Summary as Summary
-from pyro_nf.posterior.summary import components as components
 from pyro_nf.posterior.trained import DRAWS as DRAWS
 from pyro_nf.posterior.trained import affordable as affordable
 from pyro_nf.posterior.trained import corrected as corrected
 from pyro_nf.posterior.trained import has_weights as has_weights
+from pyro_nf.posterior.trained import label_by as label_by

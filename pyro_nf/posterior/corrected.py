@@ -7,7 +7,9 @@ from typing import Any
 from pyro_nf.model import Values
 from pyro_nf.posterior.refinement import Refinement, shuffled
 
-__all__ = ["Corrected", "kept_draws"]
+__all__ = ["PROPOSALS", "Corrected", "kept_draws"]
+
+PROPOSALS = 4  # draws of the guide for each that is kept by resampling
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Corrected:
     def spaced(self, n: int) -> tuple[Values, int]:
         """The same, which are one chain of independent draws."""
         return self.some(min(n, len(self))), 1
+
+    def inflation(self, n: int) -> float:
+        """How many times larger the variance of a mean of n of them is than of independent draws:
+        besides n, the effective number of proposals is finite."""
+        return 1 + n / (PROPOSALS * self.ess * len(self))
 
 
 def kept_draws(content: Mapping[str, Any] | None) -> Corrected | Refinement | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_nf.posterior.summary import components
+from pyro_nf.posterior.labels import Labels
 
 __all__ = [
     "BENEATH",
@@ -38,13 +38,13 @@ def new_figure(width: float, height: float, rows: int = 0) -> tuple[Any, Any]:
     return figure, grid if rows else grid[0][0]
 
 
-def columns_of(draws: Mapping[str, Tensor], sites: Sequence[str]) -> dict[str, Tensor]:
+def columns_of(draws: Mapping[str, Tensor], labels: Labels) -> dict[str, Tensor]:
     """Each number of the sites, with shape ``(n,)``."""
     columns: dict[str, Tensor] = {}
-    for site in sites:
-        value = torch.as_tensor(draws[site]).detach().double().cpu()
+    for site, drawn in draws.items():
+        value = torch.as_tensor(drawn).detach().double().cpu()
         flat = value.reshape(len(value), -1).unbind(-1)
-        columns |= zip(components(site, value.shape[1:]), flat, strict=True)
+        columns |= zip(labels.numbers(site, value.shape[1:]), flat, strict=True)
     return columns
 
 

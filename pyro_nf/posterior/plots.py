@@ -22,7 +22,8 @@ from pyro_nf.posterior.figures import (
     limits_around,
     new_figure,
 )
-from pyro_nf.posterior.summary import components
+from pyro_nf.posterior.labels import Labels
+from pyro_nf.posterior.summary import chosen
 from pyro_nf.sampling import smooth, threshold
 
 __all__ = ["density", "draw", "khat", "loss", "pairs"]
@@ -82,6 +83,7 @@ def pairs(
     draws: Mapping[str, Tensor],
     reference: Mapping[str, Tensor] | None = None,
     sites: Sequence[str] | None = None,
+    labels: Labels | None = None,
 ) -> Any:
     """Each number of a posterior against each other, and the distribution of each.
 
@@ -89,6 +91,7 @@ def pairs(
         draws: For each site n draws, of shape ``(n, *shape)``.
         reference: Other draws, of a long Markov chain say, to be shown beneath.
         sites: The sites to show; by default all, up to eight numbers.
+        labels: The names of the numbers, as ``posterior.labels`` has them.
 
     Returns:
         A figure.
@@ -98,16 +101,14 @@ def pairs(
         >>> len(figure.axes)  # three by three
         9
     """
-    shown = list(draws) if sites is None else list(sites)
-    unknown = [name for name in shown if name not in draws]
-    if unknown:
-        raise ValueError(f"there is no site {unknown[0]!r}; the sites are {', '.join(draws)}")
-    columns = columns_of(draws, shown)
+    labels = labels or Labels()
+    shown = chosen(draws, sites)
+    columns = columns_of(shown, labels)
     if not columns:
         raise ValueError("there are no draws to show")
     layers = [("draws", columns, INK)]
     if reference is not None:
-        known = columns_of(reference, [name for name in shown if name in reference])
+        known = columns_of({n: v for n, v in reference.items() if n in shown}, labels)
         layers.insert(0, ("reference", known, BENEATH))
     names = list(columns)[:MOST]
     side = max(1.7 * len(names), 3.5)
@@ -248,13 +249,15 @@ def draw(posterior: Any, kind: str, **options: Any) -> Any:
     if kind == "loss":
         return loss(posterior.losses, **options)
     if kind == "pairs":
-        return pairs(posterior.draws(n), **options)
+        return pairs(posterior.draws(n), **{"labels": posterior.labels} | options)
     if kind == "khat":
         return khat(posterior.log_weights(n), **options)
     if kind != "density":
         raise ValueError(f'expected "loss", "pairs", "khat" or "density", got {kind!r}')
     shapes = posterior.shapes
-    names = [name for site, shape in shapes.items() for name in components(site, shape)]
+    names = [
+        name for site, shape in shapes.items() for name in posterior.labels.numbers(site, shape)
+    ]
     if len(names) != 2:
         raise ValueError(
             f"a density is drawn of a posterior of two numbers, and this one has {len(names)}; "
@@ -268,8 +271,8 @@ def draw(posterior: Any, kind: str, **options: Any) -> Any:
 
     drawn = posterior.draws(n)
     flat = torch.cat([drawn[name].reshape(n, -1).double().cpu() for name in shapes], -1)
-    labels = (names[0], names[1])
-    return density(log_density, **{"bounds": limits_around(flat), "labels": labels} | options)
+    named = {"bounds": limits_around(flat), "labels": (names[0], names[1])}
+    return density(log_density, **named | options)
 
 
 def _survival(x: Tensor, k: float) -> Tensor:

@@ -4,25 +4,20 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from pyro_nf.checks import positive, whole
 from pyro_nf.files import write
-from pyro_nf.model import read
 from pyro_nf.posterior import plots
+from pyro_nf.posterior.corrected import Corrected
 from pyro_nf.posterior.diagnosis import Diagnosis
-from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.export import to_arviz
-from pyro_nf.posterior.hand_over import initial_params
 from pyro_nf.posterior.judging import judge
-from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.refinement import Learn, refined
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.shown import as_html, as_line
-from pyro_nf.posterior.summary import Summary, summarize
+from pyro_nf.posterior.summary import LEVELS, Columns, Summary, chosen, summarize
 from pyro_nf.posterior.trained import DRAWS, Trained, count
 from pyro_nf.randomness import seeded
 
@@ -54,6 +49,7 @@ class Posterior(Trained):
             for these alone.
         diagnosis: What was last found of it: by :func:`~pyro_nf.fit`, of the weights alone or of
             its chains, or by :meth:`diagnose`; None before.
+        labels: What dimensions are called, and what is where along them; see :meth:`label`.
         message: All of this in a line: how the training ended, what was made of the draws, and the
             verdict.
 
@@ -146,74 +142,62 @@ class Posterior(Trained):
             warnings.warn(f"{found}; see diagnose()", stacklevel=outside)
         return other
 
-    def initial_params(self, chains: int = 4) -> dict[str, Tensor]:
-        """Where a sampler of Pyro's or NumPyro's may start its chains.
+    # ---------------------------------------------------------------- tables and pictures
 
-        ``MCMC(NUTS(model), initial_params=posterior.initial_params(4), num_chains=4, ...)`` in
-        Pyro; in NumPyro the same values as arrays are what ``mcmc.run`` takes as ``init_params``.
-        To sample in the coordinates of the flow, see ``NeuTraReparam(posterior.guide)``.
+    def label(
+        self,
+        coords: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> "Posterior":
+        """The same posterior with names of what is where, as ArviZ has them.
+
+        Plates are dimensions already, and what a pandas index or the coordinates of xarray tell of
+        them is known from the arguments of the model, where it is beyond doubt.
 
         Arguments:
-            chains: The number of chains.
+            coords: For each dimension the labels of its places.
+            dims: For each site names of its dimensions, of plates and others.
 
-        Returns:
-            For each latent site of the guide draws in unconstrained coordinates, of shape
-            ``(chains, *shape)``, or ``shape`` for one chain, as these samplers want them.
+        Example:
+            >>> from pyro_nf import fit
+            >>> from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+            >>> posterior = fit(
+            ...     eight_schools, *EIGHT_SCHOOLS.data, steps=20, refine=False, progress=False
+            ... )
+            >>> posterior.label({"schools": list("ABCDEFGH")}).summary(sites=["z"]).rows[0]
+            'z[A]'
         """
-        free = initial_params(self._joint, self.draws(whole("the number of chains", chains)))
-        return {name: value[0] for name, value in free.items()} if chains == 1 else free
+        other = copy.copy(self)
+        shapes = {name: value.shape for name, value in self.observed.items()}
+        other.labels = self.labels.joined(coords, dims, shapes | self.shapes)
+        return other
 
-    # ---------------------------------------------------------------- predictions and tables
-
-    def predict(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Draws of the posterior predictive distribution.
-
-        Observed sites are sampled, though the model may fix them; deterministic sites come with
-        them, and latent ones that the guide lacks: discrete ones given the others and the data that
-        is passed, the rest from their prior. On new data of another size the global latents are the
-        guide's; a local one whose shape has changed is drawn from its prior, with a warning. An
-        observed site whose distribution has no sampler is left out, with a warning.
-
-        A ``ForecastingModel`` of ``pyro.contrib.forecast`` forecasts where its covariates are
-        longer than its data: ``"forecast"`` is then what the model returns, the time after the
-        data, and latents over time come with their past and their future.
+    def summary(
+        self,
+        n: int = DRAWS,
+        sites: Sequence[str] | None = None,
+        levels: Sequence[float] = LEVELS,
+        hdi: float | None = None,
+    ) -> Summary:
+        """A table of n draws, a row for each number: mean, standard deviation, quantiles, and the
+        Monte Carlo error of the mean, by the means of chains where there are some.
 
         Arguments:
             n: The number of draws.
-            args: What the model takes; by default what the posterior was made with.
-            kwargs: What the model takes.
-
-        Returns:
-            For each of these sites a tensor of shape ``(n, *shape)``.
+            sites: The sites to show; by default all.
+            levels: Those of the quantiles.
+            hdi: The share of the draws in the narrowest interval that has it; None for none.
         """
-        if not (args or kwargs):
-            return predict(self._joint, n, self.draws(n), self.args, self.kwargs)
-        args, kwargs = read(self.model, args, kwargs, self._joint.dtypes)
+        chains, inflation = 1, 1.0
         if self.refinement is None:
-            values = draws_for(self._joint, count(n), args, kwargs)
+            values = self.draws(n)
         else:
-            values = self.refinement.some(count(n))
-        return predict(self._joint, n, values, args, kwargs)
-
-    def log_evidence(self, *args: Any, n: int = 1000, **kwargs: Any) -> Tensor:
-        """The log evidence of each row, such as held-out ones, for an amortized guide.
-
-        A discrete latent site of the rows that the guide lacks, a class label, is summed out.
-
-        Arguments:
-            args: What the model takes; tensors as long as the first are cut into as many rows as
-                there is memory for.
-            n: The number of draws for each row; the fewer, the lower the estimate.
-            kwargs: What the model takes.
-
-        Returns:
-            With shape ``(rows,)``, in double precision; see :mod:`pyro_nf.posterior.evidence`.
-        """
-        return log_evidence(self._joint, count(n), args, kwargs)
-
-    def summary(self, n: int = DRAWS) -> Summary:
-        """A table of mean, standard deviation and quantiles of n draws, a row for each number."""
-        return summarize(self.draws(n))
+            kept, chains = self.refinement.spaced(count(n))
+            values = self._draws.completed(kept)
+        if isinstance(self.refinement, Corrected):
+            inflation = self.refinement.inflation(len(next(iter(values.values()))))
+        shown = chosen(values, sites)
+        return summarize(shown, Columns(levels, hdi, chains, inflation), self.labels)
 
     def to_arviz(self, n: int = 1000) -> Any:
         """Draws as ArviZ takes them, an ``InferenceData`` or, from ArviZ 1.0, a ``DataTree``.
@@ -234,7 +218,8 @@ class Posterior(Trained):
         else:
             values, chains = self.refinement.spaced(count(n))
             log_p, log_q = self._draws.scored(values)
-        return to_arviz(self._joint, self._draws.completed(values), log_p, log_q, chains)
+        values = self._draws.completed(values)
+        return to_arviz(self._joint, values, log_p, log_q, self.labels, chains)
 
     def plot(self, kind: str = "pairs", **options: Any) -> Any:
         """A picture, as a matplotlib figure.
@@ -256,7 +241,7 @@ class Posterior(Trained):
         and the data are not in it. A crash leaves the old file or the new one.
         """
         found = self.refinement, self.diagnosis
-        write(path, pack(self._joint, self.losses, self.ended, self.moving, *found))
+        write(path, pack(self._joint, self.losses, self.ended, self.moving, *found, self.labels))
 
     @classmethod
     def load(

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from pyro_nf.model import Latents, Packing, Target, Values, through, work
 from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.labels import components
 from pyro_nf.posterior.refinable import base_flow, refinable
-from pyro_nf.posterior.summary import components
 from pyro_nf.sampling import (
     CHOICE,
     SUPERCHAINS,

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pyro
@@ -20,6 +21,7 @@ from pyro_nf.model import read as read_data
 from pyro_nf.posterior.corrected import Corrected, kept_draws
 from pyro_nf.posterior.diagnosis import Diagnosis
 from pyro_nf.posterior.joint import Joint, is_latent
+from pyro_nf.posterior.labels import Labels
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.randomness import kept_random_state
 
@@ -38,6 +40,7 @@ def pack(
     moving: Sequence[str] = (),
     refinement: Corrected | Refinement | None = None,
     diagnosis: Diagnosis | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Any]:
     """Tensors and JSON from which :func:`unpacked` makes guide and parameters again."""
     guide, model = joint.guide, joint.model
@@ -54,6 +57,7 @@ def pack(
         "ended": ended,
         "moving": list(moving),
         "diagnosis": None if diagnosis is None else diagnosis.content(),
+        "labels": asdict(labels or Labels()),
     }
     if isinstance(guide, FlowGuide):
         parts = None if guide.parts is None else guide.parts._asdict()
@@ -113,6 +117,8 @@ def unpacked(
         saved = {"losses": content["losses"], "ended": header.get("ended", "")}
         saved["moving"] = tuple(header.get("moving", ()))
         saved["diagnosis"] = Diagnosis.of(header.get("diagnosis"))
+        if "labels" in header:
+            saved["labels"] = Labels(**header["labels"])
         saved["refinement"] = kept_draws(content.get("refinement"))
         yield guide, saved
     known = set(store.keys())

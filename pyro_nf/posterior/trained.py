@@ -1,7 +1,7 @@
 """A trained guide with its model and data: draws, corrected ones, and their densities."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,21 +10,24 @@ from torch import Tensor
 from pyro_nf.checks import runnable, whole
 from pyro_nf.guides import flow_parts
 from pyro_nf.model import read
-from pyro_nf.posterior.corrected import Corrected
+from pyro_nf.posterior.corrected import PROPOSALS, Corrected
 from pyro_nf.posterior.diagnosis import MIN_DRAWS, Diagnosis, diagnose
 from pyro_nf.posterior.draws import Draws
+from pyro_nf.posterior.evidence import log_evidence
 from pyro_nf.posterior.first_run import look
+from pyro_nf.posterior.found_labels import found
 from pyro_nf.posterior.guide_density import as_batch, at_points, check_width, log_density
+from pyro_nf.posterior.hand_over import initial_params
 from pyro_nf.posterior.joint import Joint
+from pyro_nf.posterior.prediction import draws_for, predict
 from pyro_nf.posterior.refinement import Refinement
 from pyro_nf.sampling import resampled
 
-__all__ = ["DRAWS", "Trained", "affordable", "corrected", "count", "has_weights"]
+__all__ = ["DRAWS", "Trained", "affordable", "corrected", "count", "has_weights", "label_by"]
 
 Model = Callable[..., Any]  # a Pyro model, or a guide
 
 DRAWS = 4000
-PROPOSALS = 4  # draws of the guide for each that is kept by resampling
 
 
 class Trained:
@@ -40,6 +43,7 @@ class Trained:
     def __init__(self, model: Model, guide: Model, /, *args: Any, **kwargs: Any) -> None:
         runnable("model", model)
         runnable("guide", guide, "model")
+        given = args, kwargs
         args, kwargs = read(model, args, kwargs)
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.losses = torch.empty(0, dtype=torch.float64)
@@ -49,6 +53,7 @@ class Trained:
         self.diagnosis: Diagnosis | None = None
         self._joint = Joint(model, guide, args, kwargs, look(model, guide, args, kwargs))
         self._draws = Draws(self._joint)
+        self.labels = found(self._joint, *given)
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -142,6 +147,71 @@ class Trained:
         kept = {name: value[chosen.to(value.device)] for name, value in values.items()}
         return self._draws.completed(kept)
 
+    # ---------------------------------------------------------------- other data, other samplers
+
+    def predict(self, n: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draws of the posterior predictive distribution.
+
+        Observed sites are sampled, though the model may fix them; deterministic sites come with
+        them, and latent ones that the guide lacks: discrete ones given the others and the data that
+        is passed, the rest from their prior. On new data of another size the global latents are the
+        guide's; a local one whose shape has changed is drawn from its prior, with a warning. An
+        observed site whose distribution has no sampler is left out, with a warning.
+
+        A ``ForecastingModel`` of ``pyro.contrib.forecast`` forecasts where its covariates are
+        longer than its data: ``"forecast"`` is then what the model returns, the time after the
+        data, and latents over time come with their past and their future.
+
+        Arguments:
+            n: The number of draws.
+            args: What the model takes; by default what the posterior was made with.
+            kwargs: What the model takes.
+
+        Returns:
+            For each of these sites a tensor of shape ``(n, *shape)``.
+        """
+        if not (args or kwargs):
+            return predict(self._joint, n, self.draws(n), self.args, self.kwargs)
+        args, kwargs = read(self.model, args, kwargs, self._joint.dtypes)
+        if self.refinement is None:
+            values = draws_for(self._joint, count(n), args, kwargs)
+        else:
+            values = self.refinement.some(count(n))
+        return predict(self._joint, n, values, args, kwargs)
+
+    def log_evidence(self, *args: Any, n: int = 1000, **kwargs: Any) -> Tensor:
+        """The log evidence of each row, such as held-out ones, for an amortized guide.
+
+        A discrete latent site of the rows that the guide lacks, a class label, is summed out.
+
+        Arguments:
+            args: What the model takes; tensors as long as the first are cut into as many rows as
+                there is memory for.
+            n: The number of draws for each row; the fewer, the lower the estimate.
+            kwargs: What the model takes.
+
+        Returns:
+            With shape ``(rows,)``, in double precision; see :mod:`pyro_nf.posterior.evidence`.
+        """
+        return log_evidence(self._joint, count(n), args, kwargs)
+
+    def initial_params(self, chains: int = 4) -> dict[str, Tensor]:
+        """Where a sampler of Pyro's or NumPyro's may start its chains.
+
+        ``MCMC(NUTS(model), initial_params=posterior.initial_params(4), num_chains=4, ...)`` in
+        Pyro; in NumPyro the same values as arrays are what ``mcmc.run`` takes as ``init_params``.
+        To sample in the coordinates of the flow, see ``NeuTraReparam(posterior.guide)``.
+
+        Arguments:
+            chains: The number of chains.
+
+        Returns:
+            For each latent site of the guide draws in unconstrained coordinates, of shape
+            ``(chains, *shape)``, or ``shape`` for one chain, as these samplers want them.
+        """
+        free = initial_params(self._joint, self.draws(whole("the number of chains", chains)))
+        return {name: value[0] for name, value in free.items()} if chains == 1 else free
+
 
 def has_weights(posterior: Trained) -> bool:
     """Whether draws of the guide have importance weights that tell of the posterior.
@@ -152,6 +222,11 @@ def has_weights(posterior: Trained) -> bool:
     if joint.partial or any(part.row_plates for part in flow_parts(joint.guide)):
         return False
     return not at_points(joint, posterior._draws(2))
+
+
+def label_by(posterior: Trained, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Let a posterior have the labels that arguments of its model tell, as the user gave them."""
+    posterior.labels = found(posterior._joint, args, kwargs)
 
 
 def affordable(posterior: Trained, slow: bool) -> int:

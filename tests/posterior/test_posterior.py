@@ -563,7 +563,7 @@ def test_summary():
     table = posterior.summary(500)
     assert table.rows[:2] == ("loc", "scale")
     assert table.rows[-1] == "b[2]"
-    assert table.columns == ("mean", "sd", "5%", "50%", "95%")
+    assert table.columns == ("mean", "sd", "5%", "50%", "95%", "mcse")
     row = table["weight[1]"]
     assert row["5%"] < row["50%"] < row["95%"]
     lines = str(table).splitlines()
@@ -582,7 +582,7 @@ def test_a_long_table_is_cut():
         pyro.sample("z", dist.Normal(torch.zeros(100), 1.0).to_event(1))
 
     table = Posterior(model, model).summary(10)
-    assert table.values.shape == (100, 5)
+    assert table.values.shape == (100, 6)
     text = str(table)
     assert "... 40 rows" in text
     assert "z[29]" in text
@@ -641,8 +641,8 @@ def test_to_arviz_from_version_one(arviz, monkeypatch):
         pytest.skip("this is ArviZ 1.x, and test_to_arviz is about it")
     found = {}
 
-    def from_dict(data, *, dims=None):
-        found["groups"] = arviz.from_dict(**data, dims=dims)
+    def from_dict(data, *, dims=None, coords=None):
+        found["groups"] = arviz.from_dict(**data, dims=dims, coords=coords)
         return found["groups"]
 
     monkeypatch.setitem(sys.modules, "arviz", types.SimpleNamespace(from_dict=from_dict))
