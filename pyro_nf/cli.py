@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     fitted.add_argument("--seed", type=int, help="for the same result each time")
     fitted.add_argument("--out", type=Path, metavar="FILE", help="save: .nc for ArviZ, .pt to load")
     fitted.add_argument("--plot", type=Path, metavar="PNG", help="draw the pairs of the posterior")
+    fitted.add_argument("--report", type=Path, metavar="HTML", help="write a page about it")
     fitted.add_argument("--quiet", action="store_true", help="no progress bar")
     fitted.set_defaults(run=_fit)
 
@@ -86,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fit(args: argparse.Namespace) -> int:
     """Fit, print the posterior and the verdict, save and draw what was asked for."""
-    for path, endings in ((args.out, (".nc", ".pt")), (args.plot, (".png", ".pdf", ".svg"))):
+    kinds = (args.out, (".nc", ".pt")), (args.plot, (".png", ".pdf", ".svg"))
+    for path, endings in (*kinds, (args.report, (".html",))):
         if path and path.suffix not in endings:
             raise UsageError(f"expected a name that ends in {' or '.join(endings)}, got {path}")
         if path and not path.absolute().parent.is_dir():
@@ -133,6 +135,8 @@ def _fit_model(
         posterior.save(args.out)
     if args.plot:
         posterior.plot("pairs").savefig(args.plot)
+    if args.report:
+        posterior.report(args.report)
     return int(diagnosis.verdict == "poor")
 
 

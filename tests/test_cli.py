@@ -197,9 +197,10 @@ def test_the_installed_command(file):
 
 
 def test_a_refined_fit_is_saved_as_it_was_judged(tmp_path, capsys):
-    path = tmp_path / "posterior.pt"
+    path, page = tmp_path / "posterior.pt", tmp_path / "posterior.html"
     argv = ["fit", "eight_schools", "--steps", "30", "--refine", "--quiet", "--out", str(path)]
-    assert main(argv) == 0
+    assert main([*argv, "--report", str(page)]) == 0
+    assert "Posterior of eight_schools" in page.read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "refined by 1024 chains" in printed
     assert "\ngood: " in printed

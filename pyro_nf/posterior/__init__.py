@@ -33,6 +33,8 @@ function of `Joint`: model and guide with their data, seen one draw at a time. K
     saving.py         what a file keeps
     plots.py          pictures
     drawable.py       of what a density can be drawn
+    report.py         a page about a posterior
+    pictures.py       more pictures, as that page shows them
     figures.py        what the pictures share
 """
 

@@ -118,7 +118,9 @@ class Diagnosis:
         """
         return self.verdict != "poor" and self.k_hat < TAME and self.ess > FEW
 
-    def __str__(self) -> str:
+    @property
+    def rows(self) -> dict[str, str]:
+        """What was found, in words, by name."""
         rows = {
             "decided by": self.decided,
             "k-hat": f"{self.k_hat:.2f}  (weights can correct draws below {self.k_threshold:.2f})",
@@ -126,9 +128,11 @@ class Diagnosis:
             "ELBO": f"{self.elbo:.3f} ± {self.elbo_se:.3f}",
             "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_se:.3f}",
         }
-        rows |= {found.name: found.words for found in self.findings}
+        return rows | {found.name: found.words for found in self.findings}
+
+    def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.message}"]
-        return "\n".join(lines + [f"  {name:<13} {value}" for name, value in rows.items()])
+        return "\n".join(lines + [f"  {name:<13} {value}" for name, value in self.rows.items()])
 
     __repr__ = __str__  # what a notebook shows
 

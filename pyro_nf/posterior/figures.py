@@ -24,14 +24,15 @@ __all__ = [
 INK, PAPER, MARK, BENEATH = "#1b4965", "#bcc4cc", "#d1495b", "#f2a65a"
 
 
-def new_figure(width: float, height: float, rows: int = 0) -> tuple[Any, Any]:
-    """A new figure with one pair of axes, or with a square of them."""
+def new_figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tuple[Any, Any]:
+    """A new figure with one pair of axes, or with rows of them, as many as columns if not told."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+    shape = max(rows, 1), max(columns or rows, 1)
     figure, grid = pyplot.subplots(
-        max(rows, 1), max(rows, 1), figsize=(width, height), squeeze=False, layout="constrained"
+        *shape, figsize=(width, height), squeeze=False, layout="constrained"
     )
     for axes in chain.from_iterable(grid):
         axes.spines[["top", "right"]].set_visible(False)

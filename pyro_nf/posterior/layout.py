@@ -30,9 +30,11 @@ def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
         1
     """
     head, *body = rows
-    lines = ["<thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
+    names = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = [f"<thead><tr>{names}</tr></thead><tbody>"]
     for name, *numbers in body:
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in numbers)
-        lines.append(f'<tr><th style="text-align: left">{escape(name)}</th>{cells}</tr>')
+        first = f'<th scope="row" style="text-align: left">{escape(name)}</th>'
+        lines.append(f"<tr>{first}{cells}</tr>")
     told = f"<p>{escape(caption)}</p>" if caption else ""
     return f"<div>{told}<table>{''.join(lines)}</tbody></table></div>"

@@ -74,6 +74,7 @@ def loss(losses: Tensor, window: int | None = None) -> Any:
     )
     axes.plot(late, mean, color=INK, lw=1.5, label=label)
     cut_start(axes, values[usable])
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.set(xlabel="step", ylabel="loss (negative ELBO)", xlim=(0, len(values) - 1))
     axes.legend(frameon=False)
     return picture
@@ -190,6 +191,8 @@ def khat(log_weights: Tensor) -> Any:
         seen = y > 0.2 / n
         axes.loglog(x[seen], y[seen], color=MARK, lw=1.5, label="Pareto fit")
         axes.axvline(start, color=PAPER, lw=0.8, ls="--", zorder=0)
+    if weight[0] < 10 * weight[rest][-1]:  # ticks of a log scale would lie on one another
+        axes.set_xscale("linear")
     axes.set(
         xlabel="importance weight over its mean",
         ylabel="share of draws with a larger one",

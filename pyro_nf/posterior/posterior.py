@@ -5,6 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pyro_nf.checks import positive, whole
@@ -15,10 +16,11 @@ from pyro_nf.posterior.diagnosis import Diagnosis
 from pyro_nf.posterior.export import to_arviz
 from pyro_nf.posterior.judging import judge
 from pyro_nf.posterior.refinement import Learn, refined
+from pyro_nf.posterior.report import page
 from pyro_nf.posterior.saving import pack, unpacked
 from pyro_nf.posterior.shown import as_html, as_line
 from pyro_nf.posterior.summary import LEVELS, Columns, Summary, chosen, summarize
-from pyro_nf.posterior.trained import DRAWS, Trained, count
+from pyro_nf.posterior.trained import DRAWS, Trained, count, has_weights
 from pyro_nf.randomness import seeded
 
 __all__ = ["Posterior"]
@@ -231,6 +233,22 @@ class Posterior(Trained):
             options: What the function of this name in :mod:`pyro_nf.posterior.plots` takes.
         """
         return plots.draw(self, kind, **options)
+
+    def report(self, path: str | os.PathLike[str], n: int = DRAWS) -> None:
+        """Write a page about the posterior, for a colleague: verdict, table, pictures, predictive
+        checks, and what was run. It is one file of HTML, and needs nothing from elsewhere.
+
+        Its verdict is the last that was found; :meth:`diagnose` looks longer than a fit does.
+
+        Arguments:
+            path: The file.
+            n: The number of draws.
+        """
+        weighted = None
+        if has_weights(self):
+            values, log_p, log_q = self._draws.weighted(count(n))
+            weighted = self._draws.completed(values), log_p - log_q
+        Path(path).write_text(page(self, count(n), weighted), encoding="utf-8")
 
     # ---------------------------------------------------------------- files
 
