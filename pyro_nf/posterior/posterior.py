@@ -212,6 +212,9 @@ class Posterior(Trained):
         out, the log likelihood of one observation is not known, and that group is left out; so is
         an observed site without a sampler out of posterior_predictive, with a warning.
 
+        ``az.loo``, ``az.compare``, ``az.plot_ppc`` (``az.plot_ppc_dist`` from 1.0 on) and
+        ``to_netcdf`` take them as they are.
+
         Arguments:
             n: The number of draws.
         """

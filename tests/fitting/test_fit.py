@@ -1,5 +1,6 @@
 """fit: right on conjugate models, careful with failures, resumable, and quiet about itself."""
 
+import copy
 import functools
 import math
 import os
@@ -171,6 +172,16 @@ def test_a_guide_that_was_fitted_is_fitted_on():
     posterior = quiet(regression, X, Y, guide=guide, steps=50)
     # The second run begins where the first ended: within noise of the optimum.
     assert posterior.losses[0] < posterior.losses.mean() + 1
+
+
+def test_a_copy_of_a_guide_goes_on_with_new_data_and_the_posterior_stays():
+    before = quiet(regression, X, Y, flow="diag", steps=300)
+    beta = {"beta": torch.zeros(2)}
+    density = before.log_prob(beta)
+    guide = copy.deepcopy(before.guide)
+    after = quiet(regression, X, Y + 0.1, guide=guide, steps=50)
+    assert after.losses[0] < after.losses.mean() + 1
+    assert torch.equal(before.log_prob(beta), density)
 
 
 class TestUglyModels:
