@@ -49,7 +49,10 @@ CONCRETE = {
 }
 MOST_LINES, MOST_OF_A_BODY, MOST_PARAMETERS = 300, 45, 8
 # Users name these by keyword, and see all of them in one signature.
-MANY_PARAMETERS = {"fit", "Options.checked", "SplineCoupling.__init__"}
+MANY_PARAMETERS = {
+    *("fit", "Options.checked"),
+    *("AutoFlowGuide.__init__", "SplineCoupling.__init__"),
+}
 
 
 def place(path: Path) -> tuple[str, str]:

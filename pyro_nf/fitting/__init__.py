@@ -10,6 +10,7 @@ tuned numbers are in one place.
     discrete.py         what is made of discrete latents
     prepare.py          guide, ELBO, pool and step, before the first of them is taken
     run.py              blocks of steps, in rounds
+    bridging.py         what the guide learns of leapfrog steps, once its flow is trained
     turns.py            what the guide learns from chains that mix slowly
     fit_error.py        what a fit raises that cannot go on
     state.py            all that changes in a run

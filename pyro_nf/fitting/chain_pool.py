@@ -59,9 +59,8 @@ class ChainPool:
     @staticmethod
     def is_possible(guide: AutoFlowGuide, target: Target) -> bool:
         """Whether there can be a pool for this guide."""
-        return (
-            target.vectorized and guide.gradient == "path" and guide.get_transform().carries_score
-        )
+        along_paths = guide.gradient == "path" and guide.has_transform
+        return target.vectorized and along_paths and guide.get_transform().carries_score
 
     @property
     def is_of_several_modes(self) -> bool:

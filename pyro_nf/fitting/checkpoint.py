@@ -10,7 +10,7 @@ from pyro_nf.files import read, write
 
 __all__ = ["CHECKPOINT_FORMAT", "Checkpoint"]
 
-CHECKPOINT_FORMAT = 12
+CHECKPOINT_FORMAT = 13
 
 
 class Checkpoint:

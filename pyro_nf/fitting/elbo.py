@@ -14,6 +14,7 @@ from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from pyro_nf.engines import NothingLeavesTheGraph, enumerated_sum
+from pyro_nf.guides import flow_parts
 from pyro_nf.model import Given, Many, Result, Values, by_vmap, cause, patiently
 from pyro_nf.randomness import kept_random_state
 
@@ -22,6 +23,7 @@ __all__ = [
     "ManyParticles",
     "PlainSum",
     "estimate",
+    "late_of",
     "not_of",
     "parameters_of",
     "parameters_seen",
@@ -204,3 +206,9 @@ def not_of(
         found = patiently(lambda: parameters_seen(lambda: guide(*args, **kwargs)))
     known = {id(leaf) for leaf in found.values()}
     return [place for place, leaf in enumerate(leaves) if id(leaf) not in known]
+
+
+def late_of(guide: Callable[..., Any], leaves: Sequence[Tensor]) -> list[int]:
+    """The places of the parameters that a guide learns once its flow is trained."""
+    late = {id(leaf) for part in flow_parts(guide) for leaf in part.late}
+    return [place for place, leaf in enumerate(leaves) if id(leaf) in late]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeGuard
 
 from pyro import poutine
-from pyro.infer import ELBO, RenyiELBO
+from pyro.infer import ELBO, RenyiELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import nn
 from tqdm.auto import tqdm
@@ -48,6 +48,7 @@ class Setup:
         evidence: What judges the model's own parameters; None where it has led them and the guide.
         new: Whether it has led them.
         slow: Why the model runs one draw at a time, in words; empty if it does not.
+        later: What a guide of leapfrog steps is to be trained by once its flow is; None for others.
         obstacle: Why no chains go on from the guide, in words; empty if they may.
     """
 
@@ -61,6 +62,7 @@ class Setup:
     new: bool
     slow: str
     obstacle: str
+    later: Callable[[], Estimate] | None
 
     @property
     def watched(self) -> bool:
@@ -100,6 +102,7 @@ def prepare(
     # Where a new guide starts, the summed density counts, unless an ELBO does the sum.
     seen = poutine.block(model, hide=discrete) if discrete and elbo is not None else fitted
     guide = _guide(seen, guide, flow, elbo)
+    _follow(guide, args, kwargs, streams)
     target = _target(guide, args, kwargs, fitted if discrete else None) if elbo is None else None
     evidence = Evidence.of(fitted, guide, args, kwargs, target, recipe)
     own, near = bool(evidence.leaves), False
@@ -131,9 +134,9 @@ def prepare(
     if streams:
         refuse_local_latents(model, guide, args, kwargs)
     modules = [part for part in (guide, model) if isinstance(part, nn.Module)]
-    identity = _identity(data, options, step, guide)
-    judge = None if near else evidence
-    return Setup(guide, options, step, chain_pool, modules, identity, judge, new, slow, obstacle)
+    identity, judge = _identity(data, options, step, guide), None if near else evidence
+    rest = new, slow, obstacle, objective if chain_pool is not None and step.late else None
+    return Setup(guide, options, step, chain_pool, modules, identity, judge, *rest)
 
 
 @contextmanager
@@ -163,7 +166,24 @@ def _guide(
             "RenyiELBO is not linear in the guide's log density, and its path gradient is "
             'biased; type AutoFlowGuide(model, flow, gradient="total")'
         )
+    if isinstance(elbo, TraceMeanField_ELBO) and not all(p.exact for p in flow_parts(guide)):
+        raise ValueError(
+            "TraceMeanField_ELBO has a divergence for each site, and the density of this guide is "
+            "a bound for all together; type elbo=Trace_ELBO()"
+        )
     return guide
+
+
+def _follow(guide: Guide, args: Sequence[Any], kwargs: Mapping[str, Any], streams: bool) -> None:
+    """Have a guide that draws by gradients of the model follow these data."""
+    for part in flow_parts(guide):
+        if part.follows:
+            if streams:
+                raise ValueError(
+                    f"{part!r} follows the density of all data, of which a batch has some; give "
+                    "fit the data without batches, or a guide without hamiltonian"
+                )
+            part.setup(*args, **kwargs)
 
 
 def _target(

@@ -112,6 +112,9 @@ class Recipe:
     # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
     # number.
     turn: int = 200
+    # Times the rate of a guide's leapfrog steps, that of its flow while both are trained, for as
+    # many steps: a round number.
+    beside_steps: float = 0.1
 
     # ---------------------------------------------------------------- a run
 

@@ -35,6 +35,7 @@ class State:
         finished: Whether it has.
         middle: The parameters in the middle of the round.
         moving: The parameters of the model that are not at rest, by name.
+        bridged: Whether the guide has learned its leapfrog steps, after the run.
         refinement: Draws that are better than those of the guide, as tensors and plain values.
     """
 
@@ -52,6 +53,7 @@ class State:
     finished: bool = False
     middle: Tensor | None = None
     moving: list[str] = field(default_factory=list)
+    bridged: bool = False
     refinement: dict[str, Any] | None = None
 
     def content(self) -> dict[str, Any]:

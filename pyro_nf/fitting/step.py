@@ -15,7 +15,7 @@ from pyro_nf import engines
 from pyro_nf.engines import NothingLeavesTheGraph, UntraceableError, record
 from pyro_nf.fitting.adam import Adam
 from pyro_nf.fitting.annealing import Anneal, annealed
-from pyro_nf.fitting.elbo import Estimate, estimate, not_of, parameters_of
+from pyro_nf.fitting.elbo import Estimate, estimate, late_of, not_of, parameters_of
 from pyro_nf.fitting.fixed_data import constants_of, tensors_of
 from pyro_nf.fitting.recipe import RECIPE, Recipe
 from pyro_nf.model import NUMERICS
@@ -54,6 +54,7 @@ class Step:
         names: The names of the parameters in Pyro's parameter store.
         leaves: The unconstrained parameters, in the order of the names.
         of_model: The places there of those that the model has for itself.
+        late: The places there of those that a guide learns once its flow is trained.
         reason: Why a faster tier was refused, or an empty string.
         nodes: The number of operations in the traced step.
         objective: What is trained, made of the ELBO's estimates; at first these.
@@ -81,7 +82,9 @@ class Step:
             raise ValueError("neither the model nor the guide has a parameter to train")
         self.adam = Adam(self.leaves, recipe.betas, recipe.epsilon, recipe.longest_gradient)
         self.of_model = not_of(guide, self.data, self.leaves)
-        self.adam.rates = torch.ones_like(self.adam.mean) if self.of_model else None
+        self.late = late_of(guide, self.leaves)
+        if self.of_model or self.late:
+            self.adam.rates = torch.ones_like(self.adam.mean)
         self.recipe = recipe
         self.failure: Exception | None = None
         self.nodes = 0
@@ -198,7 +201,8 @@ class Step:
                 _, found = self.gradients()
             except NUMERICS:  # the run meets it, and counts it
                 return []
-        return [name for name, part in zip(self.names, found, strict=True) if part is None]
+        silent = (place for place, part in enumerate(found) if part is None)
+        return [self.names[place] for place in silent if place not in self.late]
 
     # ---------------------------------------------------------------- compiling
 

@@ -8,6 +8,7 @@ registers it. Knows nothing of models and guides.
     nets.py             parameters and small networks, free or functions of a context
     formula.py          names and formulas: register, make_flow
     distribution.py     what a flow makes of a base distribution, sampled and scored in one pass
+    marginal.py         what it makes of a part of it, the rest of which is noise
     fixed_noise.py      standard normal draws that are the same at each call
     adapted.py          plain Pyro and torch transforms as flows
     contract.py         what a flow promises, clause by clause, for check_flow
@@ -19,6 +20,7 @@ registers it. Knows nothing of models and guides.
     planar.py           planar flows
     radial.py           radial flows
     iaf.py              inverse autoregressive flows
+    ode.py              differential equations
     sylvester.py        Sylvester flows
     linear.py           diagonal, triangular, Householder and permutation maps
     tails.py            tails, each coordinate by itself
@@ -56,6 +58,7 @@ from pyro_nf.flows.contract import birth as birth
 from pyro_nf.flows.contract import shapes as shapes
 from pyro_nf.flows.coupling import Coupling as Coupling
 from pyro_nf.flows.distribution import FlowDistribution as FlowDistribution
+from pyro_nf.flows.distribution import OwnSample as OwnSample
 from pyro_nf.flows.embedded import Embedded as Embedded
 from pyro_nf.flows.flow import Chain as Chain
 from pyro_nf.flows.flow import Conditioned as Conditioned
@@ -73,10 +76,12 @@ from pyro_nf.flows.linear import Diag as Diag
 from pyro_nf.flows.linear import Householder as Householder
 from pyro_nf.flows.linear import Permute as Permute
 from pyro_nf.flows.linear import Tril as Tril
+from pyro_nf.flows.marginal import FlowMarginal as FlowMarginal
 from pyro_nf.flows.nets import MLP as MLP
 from pyro_nf.flows.nets import Buffers as Buffers
 from pyro_nf.flows.nets import Params as Params
 from pyro_nf.flows.nets import check_context as check_context
+from pyro_nf.flows.ode import ODE as ODE
 from pyro_nf.flows.planar import Planar as Planar
 from pyro_nf.flows.radial import Radial as Radial
 from pyro_nf.flows.spline_coupling import SplineCoupling as SplineCoupling
@@ -85,6 +90,7 @@ from pyro_nf.flows.tails import Tails as Tails
 
 __all__ = [
     "IAF",
+    "ODE",
     "AdditiveCoupling",
     "AffineCoupling",
     "Diag",

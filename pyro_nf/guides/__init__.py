@@ -6,6 +6,9 @@ know which guide it is asks the guide.
 
     auto_flow.py       the guide of global latents
     vector_guide.py    what that guide is once its flow is made
+    noise.py           the auxiliary noise of a guide
+    auxiliary.py       a flow of more numbers than there are latents
+    hamiltonian.py     leapfrog steps between the noise and the flow
     parts.py           the sites to which a guide gives its flow, and what the others get
     points.py          latent sites at one point each
     default_flow.py    the flow of a guide that is given none

@@ -5,14 +5,18 @@ from typing import Any
 
 import torch
 from pyro.infer.autoguide import init_to_median
+from torch import Tensor
 
-from pyro_nf.flows import Chain, FlowSpec, make_flow
+from pyro_nf.flows import Flow, FlowSpec, make_flow
+from pyro_nf.guides.auxiliary import Auxiliary
 from pyro_nf.guides.default_flow import default_flow
 from pyro_nf.guides.find_hierarchy import untied
 from pyro_nf.guides.flow_guide import Gradient, stack_label
+from pyro_nf.guides.hamiltonian import Bridge
 from pyro_nf.guides.hierarchy import Hierarchy
-from pyro_nf.guides.layers import Stack
-from pyro_nf.guides.parts import Parts, Rest, parts_of
+from pyro_nf.guides.layers import Stack, layers_of
+from pyro_nf.guides.noise import noise_of
+from pyro_nf.guides.parts import Rest, parts_of
 from pyro_nf.guides.points import Points
 from pyro_nf.guides.supports import DependentSupports
 from pyro_nf.guides.vector_guide import VectorGuide
@@ -32,6 +36,18 @@ class AutoFlowGuide(VectorGuide):
     with a flow f that starts near the identity: a new guide is Pyro's ``AutoDiagonalNormal``.
     Use it wherever Pyro takes an autoguide. The shapes of the latents must not change between
     calls, and the guide does not depend on the model's arguments.
+
+    With ``hamiltonian=K`` the noise makes K leapfrog steps through the model's density before f
+    takes it, :class:`~pyro_nf.guides.hamiltonian.Leapfrogs`: where a flow must learn a shape, these
+    follow it, and the flow, the sizes of the steps, and the bridge that they go along are trained
+    together. The guide's density is then a bound: a draw has the density of its path, so that ELBO,
+    weights, k-hat and evidence are right as they are; the density of given values is an estimate.
+    Such a guide needs gradients of the model, of all the data, and follows those of its `setup`,
+    also where it is called with others, as in predictions. A step costs as much as K or so.
+
+    With ``auxiliary=A`` f is a flow on D + A numbers, of which the last are noise,
+    :class:`~pyro_nf.guides.auxiliary.Auxiliary`: so the posterior may have several modes, or a
+    hole. Its density is a bound, too.
 
     Four things are not as in ``AutoMultivariateNormal``: `loc` is the mean of fixed draws, no
     parameter, and there is no `scale_tril`; a standard deviation is not half of the central 68 %; a
@@ -60,6 +76,12 @@ class AutoFlowGuide(VectorGuide):
             as the guide comes near the posterior; ``"total"`` for all of it, which flows that do
             not carry the score have in any case, and which an objective needs that is not linear
             in the guide's log density, such as ``RenyiELBO``.
+        hamiltonian: The number of leapfrog steps; 0 for none. Their gradient is the total one,
+            whatever `gradient` says; :func:`~pyro_nf.fit` trains the flow along paths first.
+        persistence: The share of the momentum that is kept between them, at the start, by default
+            0.9; 0 for Langevin steps, and 1 for plain leapfrogs, stay as they are.
+        auxiliary: The number A of auxiliary variables; 0 for none. The flow is then one of D + A
+            numbers.
         name: The prefix of the guide's entries in Pyro's parameter store; by default its own.
 
     Example:
@@ -92,11 +114,15 @@ class AutoFlowGuide(VectorGuide):
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         gradient: Gradient = "path",
+        hamiltonian: int = 0,
+        persistence: float | None = None,
+        auxiliary: int = 0,
         name: str | None = None,
     ) -> None:
         parts = parts_of(sites, rest)
+        noise = noise_of(hamiltonian, persistence, auxiliary, parts)
         super().__init__(model, flow, init_loc_fn, init_scale, gradient, name)
-        self._parts = parts
+        self._parts, self._noise = parts, noise
 
     # ---------------------------------------------------------------- setting up
 
@@ -117,22 +143,45 @@ class AutoFlowGuide(VectorGuide):
                 sites.prune(self.prototype_trace)
                 columns = self._part(dependent)
                 loc = self._init_loc()
-            given = self._flow_spec[0]
-            dim = self.latent_dim if columns is None else len(columns)
-            formula = default_flow(dim) if given is None else given
-            flow = make_flow(formula, dim)
-            self._flow_spec = (formula,)
-            layers = list(flow) if isinstance(flow, Chain) else [flow]
-            stack = self.flow = Stack(layers, loc, self._init_scale, columns)
-            if given is not None:
-                self._warn_of(stack.learned)
+            self._make(loc, columns)
             # Pyro's wrapper, which looks for a start, would do so at each run of the model.
             self._model = self._bare_model
             if dependent:
                 self._supports = DependentSupports(self._unconstrained_shapes, dependent)
+            self._follow(args, kwargs)
         except BaseException:
             self.prototype_trace, self._model = None, as_given  # half set up, it fails elsewhere
             raise
+
+    def _make(self, loc: Tensor, columns: Sequence[int] | None) -> None:
+        """Make the flow, and what the noise needs.
+
+        Arguments:
+            loc: Where the latents start, with shape ``(D,)``.
+            columns: Those of them that get the flow; None for all.
+        """
+        steps, persistence, more = self._noise or (0, None, 0)
+        given = self._flow_spec[0]
+        dim = (len(loc) if columns is None else len(columns)) + more
+        formula = default_flow(dim) if given is None else given
+        flow = make_flow(formula, dim)
+        self._flow_spec = (formula,)
+        self.flow = Stack([] if more else layers_of(flow), loc, self._init_scale, columns)
+        if more:
+            self.noise = Auxiliary(flow, len(loc))
+        elif persistence is not None:
+            self.noise = Bridge(steps, persistence)
+        if self._noise is not None:
+            self.noise.to(device=loc.device, dtype=loc.dtype)
+        if given is not None:
+            self._warn_of(self._layers)
+
+    @property
+    def _layers(self) -> list[Flow]:
+        """The flows that are learned, the first nearest to the noise."""
+        noise = self._modules.get("noise")
+        outside = layers_of(noise.flow) if isinstance(noise, Auxiliary) else []
+        return [*outside, *self.flow.learned]
 
     def _part(self, dependent: Sequence[str]) -> list[int] | None:
         """Where in u the numbers are that get the flow, if not all; the others may become points.
@@ -212,8 +261,21 @@ class AutoFlowGuide(VectorGuide):
         return flow if isinstance(flow, str) else None
 
     @property
-    def parts(self) -> Parts | None:
-        return self._parts
+    def keywords(self) -> dict[str, Any]:
+        asked = [part for part in (self._parts, self._noise) if part is not None]
+        return {name: value for part in asked for name, value in part._asdict().items()}
+
+    @property
+    def follows(self) -> bool:
+        return self._noise is not None and self._noise.hamiltonian > 0
+
+    @property
+    def exact(self) -> bool:
+        return self._noise is None
+
+    @property
+    def has_transform(self) -> bool:
+        return self._noise is None or not self._noise.auxiliary
 
     @property
     def hierarchy(self) -> Hierarchy:
@@ -232,5 +294,6 @@ class AutoFlowGuide(VectorGuide):
         where = "" if self._parts is None else ", sites={}, rest={!r}".format(*self._parts)
         where += ", whitened" if self.flow.whitened else ""
         where += ", without ties" if self.hierarchy.generations else ""
-        label = stack_label(self.flow.learned)
+        where += "" if self._noise is None else f", {self._noise}"
+        label = stack_label(self._layers)
         return f"{name}({label}, D={self.latent_dim}, {count:,} parameters{where})"

@@ -14,7 +14,6 @@ from torch import nn
 from pyro_nf.checks import runnable
 from pyro_nf.flows import Flow, FlowSpec, flow_label
 from pyro_nf.guides.param_store import unique_name
-from pyro_nf.guides.parts import Parts
 
 __all__ = ["FlowGuide", "Gradient", "flow_parts", "name_apart", "stack_label"]
 
@@ -107,9 +106,29 @@ class FlowGuide(AutoGuide):
         return None
 
     @property
-    def parts(self) -> Parts | None:
-        """The sites that have the flow, and what the others have; None if all have it."""
-        return None
+    def keywords(self) -> dict[str, Any]:
+        """What such a guide is made with besides, by name; what has its default may be missing."""
+        return {}
+
+    @property
+    def follows(self) -> bool:
+        """Whether it draws by gradients of the model, with the data that it was set up with."""
+        return False
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether a flow from as many numbers of noise as there are latents belongs to it."""
+        return True
+
+    @property
+    def late(self) -> list[nn.Parameter]:
+        """The parameters that are best trained once the flow is."""
+        return []
+
+    @property
+    def exact(self) -> bool:
+        """Whether its density is known, and not a bound and an estimate."""
+        return True
 
     @property
     def point_sites(self) -> frozenset[str]:

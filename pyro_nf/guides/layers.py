@@ -12,7 +12,7 @@ from pyro_nf.flows import Buffers, Chain, Diag, Embedded, Flow, solved, times
 from pyro_nf.guides.hierarchy import Hierarchy
 from pyro_nf.sampling import lower
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "layers_of"]
 
 
 class Whiten(Buffers, Flow):
@@ -176,6 +176,11 @@ class Stack(Chain):
         else:
             first.set(shift, scale_tril)
         self._affine[0].params.theta.zero_()
+
+
+def layers_of(flow: Flow) -> list[Flow]:
+    """A flow as a list, the first of the layers nearest to the noise."""
+    return list(flow) if isinstance(flow, Chain) else [flow]
 
 
 def placed(flows: Sequence[Flow], columns: Sequence[int] | None, dim: int) -> list[Flow]:

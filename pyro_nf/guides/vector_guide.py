@@ -7,16 +7,18 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.util import broadcast_shape
 from pyro.infer.autoguide.guides import AutoContinuous
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_nf.flows import Flow, FlowDistribution, FlowSpec
+from pyro_nf.flows import Flow, FlowDistribution, FlowSpec, OwnSample
+from pyro_nf.guides.auxiliary import Auxiliary
 from pyro_nf.guides.flow_guide import FlowGuide, Gradient
+from pyro_nf.guides.hamiltonian import Bridge
 from pyro_nf.guides.layers import Stack
 from pyro_nf.guides.param_store import adopt
 from pyro_nf.guides.points import Points
 from pyro_nf.guides.supports import DependentSupports
-from pyro_nf.model import Packing, sites
+from pyro_nf.model import Packing, Target, sites
 
 __all__ = ["VectorGuide"]
 
@@ -38,6 +40,7 @@ class VectorGuide(FlowGuide, AutoContinuous):
     """
 
     flow: Stack
+    noise: Auxiliary | Bridge  # if there is any
     points: Points
     _supports: DependentSupports | None = None  # where supports are not fixed
 
@@ -67,7 +70,14 @@ class VectorGuide(FlowGuide, AutoContinuous):
             self._setup_prototype(*args, **kwargs)
             if self.master is None:
                 self._create_plates(*args, **kwargs)  # NeuTra reads them, also before a first call
+        elif args or kwargs:
+            self._follow(args, kwargs)
         return self
+
+    def _follow(self, args: Any, kwargs: Any) -> None:
+        """Have leapfrog steps, if there are any, follow the density of these data."""
+        if self._bridge is not None:
+            self._bridge.follow(Target.of(self, args, kwargs))
 
     def _ask(self, args: Any, kwargs: Any) -> None:
         """Ask the model for the supports that depend on other latents, with these arguments."""
@@ -114,6 +124,21 @@ class VectorGuide(FlowGuide, AutoContinuous):
     def point_sites(self) -> frozenset[str]:
         return frozenset(() if self._points is None else self._points.nodes)
 
+    @property
+    def _bridge(self) -> Bridge | None:
+        noise = self._modules.get("noise")
+        return noise if isinstance(noise, Bridge) else None
+
+    @property
+    def late(self) -> list[nn.Parameter]:
+        return [] if self._bridge is None else list(self._bridge.parameters())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FlowGuide":
+        new = super().__deepcopy__(memo)
+        if isinstance(new, VectorGuide) and new._bridge and self._bridge:
+            new._bridge.target = self._bridge.target  # the same model, with the same data
+        return new
+
     def get_base_dist(self) -> dist.TorchDistribution:
         """The standard normal distribution over R^D."""
         return self._base_of(self._made())
@@ -129,15 +154,25 @@ class VectorGuide(FlowGuide, AutoContinuous):
 
     def get_transform(self, *args: Any, **kwargs: Any) -> Flow:
         """The flow from noise to the unconstrained latents, location and scale included."""
+        if not self.has_transform:
+            raise NotImplementedError(
+                "this guide has no transform of as many numbers as there are latents, which NeuTra "
+                "and chains need: its flow is of the auxiliary variables, too; type "
+                "AutoFlowGuide(model, flow)"
+            )
         return self._made()
 
-    def get_posterior(self, *args: Any, **kwargs: Any) -> FlowDistribution:
+    def get_posterior(self, *args: Any, **kwargs: Any) -> OwnSample:
         """The distribution of the unconstrained latents, over vectors of shape ``(D,)``."""
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
+        noisy = "noise" in self._modules
         if self._pyro_context.active:
-            adopt(self._modules["flow"], self._pyro_get_fullname("flow"))
+            for name in ["flow", "noise"] if noisy else ["flow"]:
+                adopt(self._modules[name], self._pyro_get_fullname(name))
         flow = self._made()
+        if noisy:
+            return self.noise.distribution(flow, self._base_of, self.gradient == "path")
         path = self.gradient == "path" and flow.carries_score
         score = torch.neg if path else None
         return FlowDistribution(self._base_of(flow), flow, score)
@@ -145,7 +180,8 @@ class VectorGuide(FlowGuide, AutoContinuous):
     @property
     def loc(self) -> Tensor:
         """The mean of the unconstrained latents, with shape ``(D,)``; no parameter."""
-        return FlowDistribution(self.get_base_dist(), self._made()).mean
+        self._made()  # which says what to type where there is none
+        return self.get_posterior().mean
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the unconstrained latents, as Pyro's guides give them."""
@@ -175,7 +211,8 @@ class VectorGuide(FlowGuide, AutoContinuous):
         Returns:
             For each site a tensor of shape ``(len(quantiles), *shape)``.
         """
-        self.setup(*args, **kwargs)
+        if self.prototype_trace is None:
+            self.setup(*args, **kwargs)
         self._ask(args, kwargs)
         draws = self.get_posterior().fixed_draws()
         wanted = torch.as_tensor(quantiles).to(draws)

@@ -50,6 +50,8 @@ from pyro_nf.model.handlers import is_computed as is_computed
 from pyro_nf.model.handlers import until as until
 from pyro_nf.model.log_density import LogDensity as LogDensity
 from pyro_nf.model.log_density import Scores as Scores
+from pyro_nf.model.log_density import differentiable_scores as differentiable_scores
+from pyro_nf.model.log_density import has_slopes as has_slopes
 from pyro_nf.model.log_density import scored as scored
 from pyro_nf.model.log_density import soon_traced as soon_traced
 from pyro_nf.model.log_density import through as through

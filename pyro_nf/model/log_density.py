@@ -12,7 +12,19 @@ from pyro_nf.engines import NothingLeavesTheGraph, record, traced
 from pyro_nf.flows import Flow
 from pyro_nf.model.failures import NUMERICS
 
-__all__ = ["LogDensity", "Scores", "scored", "soon_traced", "through", "traced_scores", "work"]
+__all__ = [
+    "LogDensity",
+    "Scores",
+    "differentiable_scores",
+    "has_slopes",
+    "scored",
+    "soon_traced",
+    "through",
+    "traced_scores",
+    "work",
+]
+
+APART = 1e-2  # of one plus a number's size, at which values are compared with gradients
 
 LogDensity = Callable[[Tensor], Tensor]
 Scores = Callable[[Tensor], tuple[Tensor, Tensor]]  # a log density and its gradients
@@ -32,6 +44,40 @@ def scored(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(gradients)
     return value.detach(), gradient
+
+
+def differentiable_scores(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
+    """A log density at the rows of u, and its gradients there, both to be differentiated again.
+
+    It can run among many draws, and of one row alone is asked of a vector, as if it were alone.
+    """
+
+    def together(u: Tensor) -> tuple[Tensor, Tensor]:
+        value = log_density(u[0]).unsqueeze(0) if len(u) == 1 else log_density(u)
+        return value.sum(), value
+
+    gradient, value = torch.func.grad(together, has_aux=True)(u)
+    return value, gradient
+
+
+def has_slopes(log_density: LogDensity, u: Tensor) -> bool:
+    """Whether a log density has gradients that are those of its values, at one of some points.
+
+    Values a little apart, on a line, are compared with what the gradients say.
+
+    Arguments:
+        log_density: From points of shape ``(n, D)`` or ``(D,)`` to numbers.
+        u: The points, with shape ``(n, D)``.
+    """
+    way = APART * (1 + u.abs())
+    try:
+        gradient = differentiable_scores(log_density, u)[1]
+        with torch.no_grad():
+            gain = log_density(u + way) - log_density(u - way)
+    except NUMERICS:  # of the model, or it uses what has no derivatives
+        return False
+    told = 2 * (way * gradient).sum(-1)
+    return bool(((gain != 0) & ((told - gain).abs() < gain.abs() / 2)).any())
 
 
 def through(flow: Flow, log_density: LogDensity) -> LogDensity:

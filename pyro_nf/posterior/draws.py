@@ -76,7 +76,7 @@ class Draws:
 
     def in_double(self, values: Values) -> tuple[Values, Tensor, Tensor] | None:
         """Draws and their log densities again, in double precision, where that can be had."""
-        if all(value.dtype != torch.float32 for value in values.values()):
+        if all(value.dtype != torch.float32 for value in values.values()) or not self.joint.exact:
             return None
         values = doubled(values)
         found = in_double(lambda: self.scored(values))

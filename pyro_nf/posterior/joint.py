@@ -114,6 +114,11 @@ class Joint:
         """The latent sites that the guide has at one point each."""
         return frozenset[str]().union(*(part.point_sites for part in flow_parts(self.guide)))
 
+    @property
+    def exact(self) -> bool:
+        """Whether the guide's density is known, and not a bound and an estimate."""
+        return all(part.exact for part in flow_parts(self.guide))
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Use the parameters as they were, without gradients; leave nothing in Pyro's store."""

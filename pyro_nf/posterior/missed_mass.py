@@ -49,7 +49,8 @@ BEHIND = 0.02  # the same where there is an angle, of which a part may lie behin
 
 def missed_mass(case: Case) -> Finding | None:
     """What a search finds of mass that the guide misses; None where there can be no search."""
-    share = _share(case.joint, case.model, case.values, case.log_p, case.log_q)
+    log_q = case.log_q if case.joint.exact else None  # draws of a bound are counted, too
+    share = _share(case.joint, case.model, case.values, case.log_p, log_q)
     if share > MISSED and _dtype(case.joint) == torch.float32:
         again = in_double(lambda: _share_in_double(case))  # climbs find what rounding heaps up
         share = share if again is None else again
@@ -91,7 +92,8 @@ def _share_in_double(case: Case) -> float:
     """The same of model and guide in double precision, by which this is called."""
     values = doubled(case.values)
     log_p = case.model(len(case.log_p), values)[0]
-    log_q = None if case.log_q is None else log_density(case.joint, values)
+    scored = case.log_q is not None and case.joint.exact
+    log_q = log_density(case.joint, values) if scored else None
     return _share(case.joint, case.model, values, log_p, log_q)
 
 
@@ -108,7 +110,8 @@ def _share(joint: Joint, model: Many, values: Values, log_p: Tensor, log_q: Tens
         model: The density of the model at many draws.
         values: Draws of the guide, or of chains.
         log_p: Their log densities under the model.
-        log_q: Their log densities under the guide; None for those of chains.
+        log_q: Their log densities under the guide; None for those of chains, and where these are
+            bounds.
 
     Returns:
         The share, 0 if it is no more than noise; NaN if there can be no search: for discrete

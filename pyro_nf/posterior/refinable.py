@@ -34,6 +34,11 @@ def why_not_refined(guide: Callable[..., Any]) -> str:
             f"{name} has the sites {', '.join(points)} at points, of which "
             f'chains would know nothing; type rest="normal", or {instead}'
         )
+    if not all(part.has_transform for part in flow_parts(guide)):
+        return (
+            f"{name} has a flow of latents and auxiliary variables together, and chains need one "
+            f"of the latents alone; {instead}"
+        )
     base = AutoContinuous.get_transform  # which says that there is none
     if not isinstance(guide, AutoContinuous) or type(guide).get_transform is base:
         return (

@@ -60,8 +60,7 @@ def pack(
         "labels": asdict(labels or Labels()),
     }
     if isinstance(guide, FlowGuide):
-        parts = None if guide.parts is None else guide.parts._asdict()
-        header |= {"flow": guide.formula, "name": guide.prefix, "parts": parts}
+        header |= {"flow": guide.formula, "name": guide.prefix, "keywords": guide.keywords}
     params = joint.parameters["params"]
     return {
         "kind": KIND,
@@ -172,8 +171,8 @@ def _new_guide(header: Mapping[str, Any], model: Callable[..., Any], where: str)
     if header["hidden"]:
         model = poutine.block(model, hide=header["hidden"])
     name = None if header["name"] == header["guide"] else header["name"]
-    parts = header.get("parts") or {}  # files of 0.1 have none
-    return AutoFlowGuide(model, header["flow"], name=name, **parts)
+    keywords = header.get("keywords") or {}  # files of 0.1 have none
+    return AutoFlowGuide(model, header["flow"], name=name, **keywords)
 
 
 def _fill_module(

@@ -98,12 +98,21 @@ class Trained:
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the guide, which an approximation of the posterior's is.
 
+        Of a guide with auxiliary noise it is an estimate, with a warning: too low on average, and
+        another at each call. The weights of its own draws need none.
+
         Arguments:
             values: For each latent site a value, or n of shape ``(n, *shape)``.
 
         Returns:
             A scalar, or n of shape ``(n,)``.
         """
+        if not self._joint.exact:
+            warnings.warn(
+                "the density of a guide with auxiliary noise is estimated, too low on average and "
+                "another at each call; log_weights(n) needs no such estimate",
+                stacklevel=2,
+            )
         batch, single = as_batch(self._joint, values)
         with self._joint.scope():
             density = log_density(self._joint, batch)
