@@ -1,4 +1,4 @@
-"""The benchmarks of gradients, tails, hierarchies and second fits run, on little."""
+"""The benchmarks of gradients, tails, hierarchies, bridges and second fits run, on little."""
 
 import functools
 from pathlib import Path
@@ -79,3 +79,16 @@ def test_comparison(capsys):
 
     assert comparison.counted(seeds=1).startswith("gap above 3: ")
     assert capsys.readouterr().out.startswith("| 0 | line |")
+
+
+@pytest.mark.parametrize(("name", "log_z"), [("seeds", -73.40), ("funnel", 0.0)])
+def test_bridges(monkeypatch, name, log_z):
+    import bridges
+
+    monkeypatch.setattr(bridges, "fit", functools.partial(fit, steps=50))
+    monkeypatch.setattr(bridges, "DRAWS", 2000)
+    row = bridges.row(name, bridges.TARGETS[name](None), "diag", 2, 0, 0)
+    found = dict(zip(bridges.HEAD, row, strict=True))
+    elbo, evidence = (float(found[key].split()[0]) for key in ("ELBO", "log Z"))
+    assert elbo - 0.01 < log_z < elbo + 3
+    assert abs(evidence - log_z) < 1
