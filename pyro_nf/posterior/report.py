@@ -25,6 +25,7 @@ __all__ = ["page"]
 
 WORST, PANELS = 5, 25  # numbers whose pairs, and whose marginals, are shown
 REPLICATIONS, MOST = 200, 2 * 10**7  # of the data, and numbers in all of them
+Weighted = tuple[dict[str, Tensor], Tensor]  # draws of the guide, and their log weights
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
@@ -44,7 +45,7 @@ figcaption { font-size: 0.875rem; color: #444; }
 """
 
 
-def page(posterior: Any, n: int, weighted: tuple[dict[str, Tensor], Tensor] | None) -> str:
+def page(posterior: Any, n: int, weighted: Weighted | None) -> str:
     """The page.
 
     Arguments:
@@ -56,6 +57,7 @@ def page(posterior: Any, n: int, weighted: tuple[dict[str, Tensor], Tensor] | No
     diagnosis = posterior.diagnosis
     if diagnosis is None and weighted is not None:
         diagnosis = posterior.diagnose(n)
+    weighted = None if weighted is None else _finite(*weighted)
     parts = [
         f"<h1>Posterior of {escape(name)}</h1>",
         _verdict(diagnosis),
@@ -73,6 +75,14 @@ def page(posterior: Any, n: int, weighted: tuple[dict[str, Tensor], Tensor] | No
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n'
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
+
+
+def _finite(values: dict[str, Tensor], log_weights: Tensor) -> Weighted | None:
+    """The draws that have a weight, if there are any."""
+    usable = log_weights.isfinite().cpu()
+    if not bool(usable.any()):
+        return None
+    return {n: v[usable.to(v.device)] for n, v in values.items()}, log_weights[usable].cpu()
 
 
 def _section(title: str, content: str) -> str:
@@ -115,9 +125,7 @@ def _figure(draw: Callable[..., Any], caption: str, *args: Any, **options: Any) 
 # -------------------------------------------------------------------- pictures
 
 
-def _pictures(
-    posterior: Any, n: int, weighted: tuple[dict[str, Tensor], Tensor] | None
-) -> Iterator[str]:
+def _pictures(posterior: Any, n: int, weighted: Weighted | None) -> Iterator[str]:
     """Marginals and pairs, and what the training, the weights and the chains were like."""
     columns = columns_of(posterior.draws(n), posterior.labels)
     guide: dict[str, Tensor] = {}
@@ -150,9 +158,9 @@ def _moved(columns: dict[str, Tensor], log_weights: Tensor) -> dict[str, float]:
 
     They are cut at the square root of their number, so that one draw does not decide.
     """
-    weights = (log_weights - log_weights.max()).exp().nan_to_num(0.0)
+    weights = (log_weights - log_weights.max()).exp()
     weights = weights / weights.mean()
-    weights = weights.clamp_max(len(weights) ** 0.5).cpu()
+    weights = weights.clamp_max(len(weights) ** 0.5)
     weights = weights / weights.sum()
     moved = {}
     for name, draws in columns.items():

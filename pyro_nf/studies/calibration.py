@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ POINTS = 100  # at which the distribution of the ranks is looked at
 ALPHA = 0.003  # the chance that right fits are called off; benchmarks/calibration.py counts them
 COVERAGES = (0.5, 0.8, 0.95)
 FLIPS = 4000  # of signs
+SURE = 2  # standard errors from which a fault is named
 LIKELIHOOD = "log likelihood"
 SHOWN = 10  # rows of the table that is printed
 
@@ -55,7 +57,7 @@ class Calibration:
         >>> Calibration({"theta": ranks}, draws=199).verdict
         'calibrated'
         >>> print(Calibration({"theta": ranks // 2}, draws=199).message)
-        the ranks of 2 of 2 numbers leave their band; ... its draws are ... sd too high, ...
+        the ranks of 2 of 2 numbers leave their band; ... its draws are ... sd too high and ...
     """
 
     ranks: Mapping[str, Tensor]
@@ -164,15 +166,23 @@ class Calibration:
                 f"± {1 / math.sqrt(2 * n):.0%}"
             )
             return text + more
-        row = self.table[self.worst]
-        high = "high" if row["shift"] > 0 else "low"
-        words = (
-            f"{abs(row['shift']):.2f} sd too {high}, and {_width(row['width'])}; "
-            f"{row['in 80%']:.0%} of the true values are in intervals of 80 %"
-        )
-        return f"{'; '.join(self.found)}; the worst is {self.worst}: its draws are {words}"
+        return f"{'; '.join(self.found)}; the worst is {self.worst}: its draws are {self._worst}"
 
-    def _lines(self) -> Iterator[str]:
+    @property
+    def _worst(self) -> str:
+        """What is wrong with the worst number, as far as the simulations know it."""
+        n, row = len(self.u), self.table[self.worst]
+        parts = []
+        if abs(row["shift"]) > SURE / math.sqrt(n):
+            high = "high" if row["shift"] > 0 else "low"
+            parts.append(f"{abs(row['shift']):.2f} sd too {high}")
+        if abs(math.log(row["width"])) > SURE / math.sqrt(2 * n):
+            parts.append(_width(row["width"]))
+        words = " and ".join(parts) or "off, though neither shifted nor too narrow or wide"
+        return f"{words}; {row['in 80%']:.0%} of the true values are in intervals of 80 %"
+
+    def _words(self) -> Iterator[str]:
+        """The verdict, and what became of single fits."""
         yield f"{self.verdict}: {self.message}"
         if self.failed:
             total = len(self.u) + len(self.failed)
@@ -182,15 +192,19 @@ class Calibration:
             )
         if self.warned:
             yield f"{len(self.warned)} of the fits warned; the first: {self.warned[0]}"
-        shown = min(SHOWN, len(self.names))
-        yield str(Summary(self.table.rows[:shown], self.table.columns, self.table.values[:shown]))
-        if shown < len(self.names):
-            yield f"... {len(self.names) - shown:,} numbers, all in table"
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        shown = min(SHOWN, len(self.names))
+        top = Summary(self.table.rows[:shown], self.table.columns, self.table.values[:shown])
+        more = len(self.names) - shown
+        rest = [f"... {more:,} more, all in table"] if more else []
+        return "\n".join([*self._words(), str(top), *rest])
 
-    __repr__ = __str__  # what a notebook shows
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        words = "".join(f"<p>{escape(line)}</p>" for line in self._words())
+        return f"{words}{self.table._repr_html_()}"
 
     def plot(self) -> Any:
         """The distribution of the ranks of each number less the uniform one, and its band, as a

@@ -121,6 +121,21 @@ def test_without_weights_there_is_no_verdict(tmp_path):
     assert Page(text).headings[-1] == "What was run"
 
 
+def test_draws_without_a_weight_are_left_out_and_a_poor_posterior_is_called_so(tmp_path):
+    def positive(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.factor("positive", torch.where(mean > 0, 0.0, -torch.inf))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    guide = AutoNormal(positive)
+    guide(Y)
+    Posterior(positive, guide, Y).report(tmp_path / "page.html", n=400)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<strong>Poor</strong>" in text
+    assert "Weights" in Page(text).headings
+
+
 def test_the_worst_numbers_are_those_that_weights_move():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 4000, generator=generator, dtype=torch.float64)
