@@ -1,7 +1,7 @@
 """What are leapfrog steps worth? Bounds on published targets, beside published rows.
 
     OMP_NUM_THREADS=1 python benchmarks/bridges.py [FOLDER] [--names seeds funnel sonar]
-        [--flows default diag] [--steps 0 8] [--auxiliary 0] [--seeds 0]
+        [--flows default diag] [--steps 0 8] [--auxiliary 0] [--seeds 0] [--price]
 
 Targets, in the form in which they were published:
 
@@ -10,17 +10,23 @@ Targets, in the form in which they were published:
 - `sonar`: a logistic regression of 61 weights w ~ N(0, 1) on standardised columns and a one; FOLDER
   has its data, by `load_data` of its `load.py`.
 
-Each guide is trained by `fit(..., refine=False)`; seconds are of CPU, of training alone. ELBO and
-log Z are by 20,000 draws. Published ELBOs are of 150,000 steps for the normal distribution that is
-the start, and 150,000 for the rest, with K gradients of the model for each draw: the best of the
-methods for K = 8, of all for K = 256, and UHA, which is as `diag` with K steps here (Vargas et al.,
-2024, https://arxiv.org/abs/2307.01050, by the outputs of their notebooks).
+Each guide is trained by `fit(..., refine=False)`, whose warm start makes of `diag` a normal
+distribution with all its correlations, freed from ties to parents. Seconds are of CPU, of training
+alone; ELBO and log Z are by 20,000 draws. Published ELBOs are of 150,000 steps for a diagonal
+normal distribution in the model's coordinates, the start, and 150,000 for the rest, with K
+gradients of the model for each draw: the best of all methods for K = 8 and for K = 256, and UHA,
+the method of the steps here (Vargas et al., 2024, https://arxiv.org/abs/2307.01050, by the outputs
+of their notebooks).
+
+With `--price` it is the CPU time of a compiled step of 64 draws instead, of the guide alone and
+with leapfrog steps, on eight schools and, of FOLDER, on `german_credit`.
 """
 
 import argparse
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -29,8 +35,14 @@ import torch
 from timing import table
 
 from pyro_nf import AutoFlowGuide, fit
+from pyro_nf.examples import EIGHT_SCHOOLS, eight_schools
+from pyro_nf.fitting.elbo import ManyParticles
+from pyro_nf.fitting.objectives import drawn
+from pyro_nf.fitting.step import Step
+from pyro_nf.model import Target
 
 DRAWS = 20_000
+PARTICLES, CALLS, ROUNDS = 64, 20, 5  # of a step whose price is asked for
 HEAD = ["target", "D", "flow", "K", "A", "seed", "CPU [s]", "ELBO", "log Z", "ESS"]
 PUBLISHED = [
     ["target", "best, K = 8", "best, K = 256", "UHA, K = 8", "16", "32", "log Z"],
@@ -117,6 +129,46 @@ def row(name, model, flow, steps, more, seed):
     return [name, *counts, f"{seconds:.0f}", *numbers]
 
 
+def priced(name, model, flow, counts):
+    """CPU milliseconds of a step, for some numbers of leapfrog steps."""
+    rows = []
+    for count in counts:
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        guide = AutoFlowGuide(model, flow, hamiltonian=count).setup()
+        target = Target.of(guide)
+        step = Step(ManyParticles(num_particles=PARTICLES), model, guide)
+        step.use_objective(lambda q=guide, p=target: drawn(p, q.get_posterior(), PARTICLES))
+        assert step.compile("quick"), step.reason
+        best = min(timed(step) for _ in range(ROUNDS))
+        first = best if not rows else float(rows[0][4])
+        rows.append([name, flow, str(count), str(step.nodes), f"{best:.3f}", f"{best / first:.1f}"])
+    return rows
+
+
+def timed(step):
+    start = time.process_time()
+    for _ in range(CALLS):
+        step(0.0)
+    return 1000 * (time.process_time() - start) / CALLS
+
+
+def prices(folder):
+    """The rows of all models and flows."""
+    models = {"eight_schools": partial(eight_schools, *EIGHT_SCHOOLS.data)}
+    if folder is not None:
+        sys.path.insert(0, str(folder.resolve()))
+        import load
+
+        models["german_credit"] = load.load("german_credit", torch.float32)[0]
+    return [
+        line
+        for name, model in models.items()
+        for flow in ("diag", "affine_coupling*6")
+        for line in priced(name, model, flow, [0, 4, 8])
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path)
@@ -125,7 +177,12 @@ def main():
     parser.add_argument("--steps", nargs="+", type=int, default=[0, 8])
     parser.add_argument("--auxiliary", nargs="+", type=int, default=[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--price", action="store_true")
     options = parser.parse_args()
+    if options.price:
+        head = ["model", "flow", "K", "nodes", "step [ms]", "times that of 0"]
+        print(table([head, *prices(options.folder)]))
+        return
     rows = [HEAD]
     for name in options.names:
         model = TARGETS[name](options.folder)

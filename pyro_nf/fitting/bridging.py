@@ -48,7 +48,7 @@ def bridge(setup: Setup, state: State, compile: bool) -> bool:
             if options.deadline.is_over:
                 break
     after = _losses(step, recipe)
-    if not bool(after.mean() < before.mean()):
+    if not float(after.mean()) < float(before.mean()):
         step.set_parameters(begin)
         after = before
     error = float(after.std()) / math.sqrt(len(after))
@@ -59,9 +59,10 @@ def bridge(setup: Setup, state: State, compile: bool) -> bool:
 
 
 def _losses(step: Step, recipe: Recipe) -> Tensor:
-    """Some losses, without a change."""
+    """Some losses, without a change; infinite where a path has none."""
     with kept_random_state():
-        return torch.stack([step(0.0) for _ in range(recipe.final_losses)])
+        losses = torch.stack([step(0.0) for _ in range(recipe.final_losses)])
+    return losses.nan_to_num(math.inf)
 
 
 @contextmanager

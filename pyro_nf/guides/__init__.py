@@ -28,6 +28,13 @@ or a banana. The ties are numbers, found once at the warm start by runs of the m
 a guide needs no run of the model to draw, and its file no more than tensors. Of the coordinates
 with and without ties the warm start takes those with the better bound.
 
+**A density that is a bound.** With noise beside that of the latents, of leapfrog steps or auxiliary
+variables, a guide is an ordinary bijection of all the noise, and a reverse model of what is left of
+it given the latents: `FlowMarginal` of `flows`. Its draws have the density of their paths, so that
+nothing else has to know: the ELBO is a bound, weights are unbiased, and only who scores other
+values has an estimate. Steps follow the data of `setup`, not those of a call: for predictions a
+guide is called with data that nobody has observed.
+
 **The amortized guide asks the model for its plate.** At each call it runs the model as far as the
 first local latent site and takes size and index from the plate there, so that explicit, drawn and
 changing subsamples are followed, and densities scaled as the model scales them. In a traced step
