@@ -15,7 +15,7 @@ from pyro_nf.fitting.step import Step
 from pyro_nf.flows import Flow
 from pyro_nf.guides import AutoFlowGuide
 from pyro_nf.model import Target, through, traced_scores, work
-from pyro_nf.sampling import MAX_DIM, SETTLING, chains, explore, lower, resampled
+from pyro_nf.sampling import MAX_DIM, SETTLING, all_modes, chains, resampled, root_of
 
 __all__ = ["ChainPool"]
 
@@ -142,14 +142,9 @@ class ChainPool:
             draws = self.guide.get_posterior().sample(torch.Size([count]))
             free = hierarchy.inv(draws)  # a bent ridge has many summits, of which it has none
         density = through(hierarchy, self.target)
-        count = self.recipe.more_chains * self.count
-        # From one mode climbs start too near to find all; from all that they find, further out.
-        while (found := explore(density, free.mean(0), _root(free), count)) is not None:
-            if found[1] <= self.modes:
-                break
-            free, self.modes = found
+        free, self.modes = all_modes(density, free, self.recipe.more_chains * self.count)
         if self.is_of_several_modes:
-            self.guide.flow.move(free.mean(0), _root(free))
+            self.guide.flow.move(free.mean(0), root_of(free))
             self.draws = chains(self.target, self.flow, hierarchy(free))
             if work(self._stretch, self.draws[:2]) == math.inf:  # planar's inverse has no graph
                 self.draws, self.modes = None, 1
@@ -242,8 +237,3 @@ class ChainPool:
         x, log_det = self.flow.inverse_and_log_det(self.draws)
         # The inverse has the other sign: log q = log N(x) + log |det dx / du|.
         return self.recipe.pool_weight * float((x.square().sum(-1) / 2 - log_det).mean())
-
-
-def _root(draws: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of draws, with shape ``(D, D)``."""
-    return lower((draws - draws.mean(0)).mT / math.sqrt(len(draws) - 1))

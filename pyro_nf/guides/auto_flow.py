@@ -8,7 +8,7 @@ from pyro.infer.autoguide import init_to_median
 from torch import Tensor
 
 from pyro_nf.flows import Flow, FlowSpec, make_flow
-from pyro_nf.guides.auxiliary import Auxiliary
+from pyro_nf.guides.auxiliary import Auxiliary, over_modes
 from pyro_nf.guides.default_flow import default_flow
 from pyro_nf.guides.find_hierarchy import untied
 from pyro_nf.guides.flow_guide import Gradient, stack_label
@@ -80,8 +80,7 @@ class AutoFlowGuide(VectorGuide):
             whatever `gradient` says; :func:`~pyro_nf.fit` trains the flow along paths first.
         persistence: The share of the momentum that is kept between them, at the start, by default
             0.9; 0 for Langevin steps, and 1 for plain leapfrogs, stay as they are.
-        auxiliary: The number A of auxiliary variables; 0 for none. The flow is then one of D + A
-            numbers.
+        auxiliary: The number A of auxiliary variables; 0 for none.
         name: The prefix of the guide's entries in Pyro's parameter store; by default its own.
 
     Example:
@@ -253,6 +252,8 @@ class AutoFlowGuide(VectorGuide):
         else:
             found = untied(target, self.hierarchy, found)
             self.flow.move(found.shift, found.scale_tril)
+        if not self.has_transform:
+            over_modes(self.flow, target)
 
     @property
     def formula(self) -> str | None:

@@ -9,10 +9,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_nf.flows import MLP, Chain, Embedded, Flow, FlowDistribution, FlowMarginal
+from pyro_nf.guides.layers import Stack
+from pyro_nf.model import Target, through
+from pyro_nf.sampling import MAX_DIM, all_modes, root_of
 
-__all__ = ["Auxiliary"]
+__all__ = ["Auxiliary", "over_modes"]
 
 HIDDEN = (32, 32)
+DRAWS = 100  # for each dimension, from around which climbs start
+KEPT = 1024  # draws of all modes, which tell where these lie
 WIDEST = 3.0  # logarithm of a reverse model's standard deviation, and of its inverse
 
 
@@ -78,3 +83,23 @@ class Auxiliary(nn.Module):
         mean, free = self.reverse(v).chunk(2, -1)
         spread = (WIDEST * torch.tanh(free / WIDEST)).exp()
         return dist.Normal(mean, spread, validate_args=False).to_event(1)
+
+
+def over_modes(stack: Stack, target: Target) -> None:
+    """Move a guide's coordinates to those of all modes that climbs find, if they find several.
+
+    Where it starts at one of them, its bound has no slope that leads to the others.
+
+    Arguments:
+        stack: What makes u of noise.
+        target: The log density of u.
+    """
+    if not target.vectorized or target.dim > MAX_DIM:
+        return
+    hierarchy = stack.hierarchy
+    with torch.no_grad():
+        noise = torch.randn(DRAWS * target.dim, target.dim).to(target.start)
+        free = hierarchy.inv(stack(noise))
+    free, modes = all_modes(through(hierarchy, target), free, KEPT)
+    if modes > 1:
+        stack.move(free.mean(0), root_of(free))

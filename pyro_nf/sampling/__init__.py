@@ -29,8 +29,9 @@ from pyro_nf.sampling.mean_field import mean_field as mean_field
 from pyro_nf.sampling.modes import LEFT as LEFT
 from pyro_nf.sampling.modes import MAX_DIM as MAX_DIM
 from pyro_nf.sampling.modes import Summits as Summits
-from pyro_nf.sampling.modes import explore as explore
+from pyro_nf.sampling.modes import all_modes as all_modes
 from pyro_nf.sampling.modes import find_summits as find_summits
+from pyro_nf.sampling.modes import root_of as root_of
 from pyro_nf.sampling.modes import scattered as scattered
 from pyro_nf.sampling.normal import GOOD as GOOD
 from pyro_nf.sampling.normal import Coordinates as Coordinates

@@ -8,8 +8,18 @@ from torch import Tensor
 
 from pyro_nf.model import LogDensity, Scores, traced_scores, work
 from pyro_nf.sampling.importance import USABLE, resampled, smooth
+from pyro_nf.sampling.normal import lower
 
-__all__ = ["LEFT", "MAX_DIM", "Summits", "explore", "find_summits", "scattered"]
+__all__ = [
+    "LEFT",
+    "MAX_DIM",
+    "Summits",
+    "all_modes",
+    "explore",
+    "find_summits",
+    "root_of",
+    "scattered",
+]
 
 MAX_DIM = 50  # above, a normal distribution at a summit tells little of the mass around it
 WIDE = 8.0  # standard deviations within which climbs start
@@ -184,6 +194,29 @@ def _curvature(scores: Scores, points: Tensor, width: Tensor) -> Tensor:
     bend = (down - up) / (2 * ASIDE * width.unsqueeze(-1))
     bend = torch.where(bend.isfinite(), bend, 0.0)
     return (bend + bend.mT) / 2
+
+
+def all_modes(log_density: LogDensity, draws: Tensor, count: int) -> tuple[Tensor, int]:
+    """Draws of all modes of a posterior that :func:`explore` finds, and how many modes there are.
+
+    From one mode climbs start too near to find all; from all that they find, further out.
+
+    Arguments:
+        log_density: As for :func:`explore`.
+        draws: Draws from around which the climbs start, with shape ``(n, D)``.
+        count: How many draws to return, with shape ``(count, D)``; those that are given, of one.
+    """
+    modes = 1
+    while (found := explore(log_density, draws.mean(0), root_of(draws), count)) is not None:
+        if found[1] <= modes:
+            break
+        draws, modes = found
+    return draws, modes
+
+
+def root_of(draws: Tensor) -> Tensor:
+    """The Cholesky factor of the covariance of draws, with shape ``(D, D)``."""
+    return lower((draws - draws.mean(0)).mT / math.sqrt(len(draws) - 1))
 
 
 def explore(

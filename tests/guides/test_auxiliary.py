@@ -232,3 +232,12 @@ def test_there_is_no_transform():
         guide.get_transform()
     with pytest.raises(ValueError, match="chains need one of the latents alone"):
         Posterior(regression, guide, X, Y).refine(progress=False)
+
+
+def test_a_fit_starts_over_all_modes():
+    model, exact = model_of(two_energy, 2, torch.float32), log_evidence(two_energy, 2)
+    guide = AutoFlowGuide(model, "planar*8", auxiliary=2)
+    posterior = fit(model, guide=guide, steps=400, refine=False, **QUIET)
+    share = (posterior.draws(4000)["u"].sum(-1) < 0).double().mean()
+    assert abs(share - 1 / (1 + math.exp(0.5))) < 0.1
+    assert posterior.log_weights(10_000).mean() > exact - 0.3  # one mode alone: 0.47
