@@ -93,7 +93,7 @@ class ChainPool:
         Returns:
             Whether something else is trained from here on.
         """
-        if not schedule.is_last or not self.fill():
+        if self.recipe.goes_on or not schedule.is_last or not self.fill():
             return False
         if not step.use_objective(self.objective):  # planar's inverse ends when it is exact
             self.draws = self.slopes = None

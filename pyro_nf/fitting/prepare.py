@@ -112,21 +112,21 @@ def prepare(
             if isinstance(guide, AutoFlowGuide):
                 near = target is not None and target.vectorized
                 guide.warm_start(*args, **kwargs) if target is None else guide.whiten(target)
-    chain_pool, objective, slow, given = None, None, "", elbo is not None
+    chain_pool, objective, slow, given, cost = None, None, "", elbo is not None, 0.0
     if elbo is None:
         cost = work(target, target.start.expand(2, -1)) if target and target.vectorized else 0.0
         elbo, slow = _default_elbo(fitted, guide, target, cost, args, kwargs, options, recipe)
-        if target and source is None:
-            cheap = cost <= recipe.cheap
-            chain_pool = _chain_pool(guide, target, elbo.num_particles, recipe, cheap, own)
-        if isinstance(elbo, ManyParticles) and _is_plain(target, options):
-            objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
-    if chain_pool is not None and new and not own and not options.deadline.is_over:
-        with _stage("exploring", options):
-            chain_pool.explore()
     obstacle = _obstacle(guide, options, given, slow)
     if isinstance(guide, AutoFlowGuide) and not (obstacle or own or options.refine is False):
         recipe = recipe.brief  # a model's own parameters follow from the guide, and want it near
+    if target and source is None:
+        cheap = cost <= recipe.cheap
+        chain_pool = _chain_pool(guide, target, elbo.num_particles, recipe, cheap, own)
+    if isinstance(elbo, ManyParticles) and _is_plain(target, options):
+        objective = partial(_drawn, target, guide, args, kwargs, elbo.num_particles)
+    if chain_pool is not None and new and not own and not options.deadline.is_over:
+        with _stage("exploring", options):
+            chain_pool.explore()
     made = partial(Step, elbo, fitted, guide, args, kwargs, options.anneal, recipe, streams)
     step = patiently(made)
     if objective is not None:

@@ -38,13 +38,16 @@ class Recipe:
     # Steps of a run that ends by itself. Nearly normal posteriors need no more than the first; in
     # the last, draws of the posterior may take part: round numbers.
     rounds: tuple[int, ...] = (400, 1_600, 2_000)
-    # Steps of the one round before chains, which are as near after it as after 400:
-    # benchmarks/refine.py.
-    first_steps: int = 200
+    # The same before weights or chains go on. All together are as near as 400 for chains:
+    # benchmarks/refine.py; after the first weights suffice for most of benchmarks/posteriors.py.
+    brief_rounds: tuple[int, ...] = (50, 50, 100)
     # Share of a round, its last, over which the parameters are averaged: a round number.
     tail: float = 0.2
     # Variance of a log weight, of a guide which is the posterior to one per cent: a round number.
     exact: float = 0.01
+    # The same of a guide whose draws weights correct, of which some 0.7 count then:
+    # benchmarks/posteriors.py.
+    correctable: float = 0.2
     # Nats by which a round must improve on the one before: a round number.
     tolerance: float = 0.01
     # Quantiles by which a loss and its spread are told, the mean and a sigma around it for a normal
@@ -109,6 +112,9 @@ class Recipe:
 
     # Draws that are kept where weights correct those of the guide: a round number.
     corrected: int = 10_000
+    # Whether weights or chains go on: then no pool is filled for the last round, and one that has
+    # won nothing is not the last. Not tuned.
+    goes_on: bool = False
     # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
     # number.
     turn: int = 200
@@ -130,6 +136,8 @@ class Recipe:
     shrink: float = 0.3
     # Evaluations of the loss by which the end states are compared: a round number.
     final_losses: int = 16
+    # The same before weights or chains go on, from whatever state: a round number.
+    brief_losses: int = 4
     # The same where each is of other rows: a round number.
     final_batches: int = 64
     # Seconds between two checkpoints: a round number; benchmarks/kills.py has fewer.
@@ -162,8 +170,14 @@ class Recipe:
 
     @property
     def brief(self) -> "Recipe":
-        """The same with one short round, for a guide from which chains go on."""
-        return replace(self, rounds=(self.first_steps,))
+        """The same with short rounds, for a guide from which weights or chains go on."""
+        return replace(
+            self,
+            rounds=self.brief_rounds,
+            exact=self.correctable,
+            final_losses=self.brief_losses,
+            goes_on=True,
+        )
 
 
 RECIPE = Recipe()

@@ -149,7 +149,8 @@ class Run:
             return False  # of what it has not seen, a guide's own draws say nothing
         if self.schedule.is_exact(self.losses, self.step.elbo.num_particles):
             return not self.parameters.are_many or self.schedule.is_idle(self.losses)
-        return self.chain_pool is None and self.schedule.is_idle(self.losses)
+        more = self.recipe.goes_on or self.chain_pool is not None
+        return not more and self.schedule.is_idle(self.losses)
 
     def _forget(self) -> None:
         """Begin another average of the iterates."""
@@ -246,7 +247,10 @@ class Run:
         data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses  # for all
         if self.feed is not None:
             data = list(islice(self.feed, self.recipe.final_batches))
-        trials = {name: self._tried(end, data) for name, end in ends.items()}
+        trials: dict[str, Trial] = {}
+        for name, end in ends.items():
+            if not any(torch.equal(end, ends[other]) for other in trials):
+                trials[name] = self._tried(end, data)
         chosen = choose(trials, batches=self.feed is not None)
         self.step.set_parameters(ends[chosen])
         best = trials[chosen]

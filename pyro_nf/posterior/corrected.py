@@ -1,5 +1,6 @@
 """Draws of a guide that its importance weights have corrected, kept with the posterior."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from pyro_nf.model import Values
 from pyro_nf.posterior.refinement import Refinement, shuffled
 
-__all__ = ["PROPOSALS", "Corrected", "kept_draws"]
+__all__ = ["PROPOSALS", "Corrected", "kept_draws", "proposals"]
 
-PROPOSALS = 4  # draws of the guide for each that is kept by resampling
+PROPOSALS = 4  # draws of the guide for each that is kept by resampling, at most
+SPARE = 1.25  # by which they are more than the weights ask for, of which the share is an estimate
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,16 @@ class Corrected:
     def inflation(self, n: int) -> float:
         """How many times larger the variance of a mean of n of them is than of independent draws:
         besides n, the effective number of proposals is finite."""
-        return 1 + n / (PROPOSALS * self.ess * len(self))
+        return 1 + n / (self.ess * proposals(len(self), self.ess))
+
+
+def proposals(n: int, share: float) -> int:
+    """How many draws of the guide are weighed, of which n are kept.
+
+    Systematic resampling keeps n of m independent draws as good as n independent ones, if m times
+    their effective share is no less than n.
+    """
+    return math.ceil(n * min(PROPOSALS, SPARE / share))
 
 
 def kept_draws(content: Mapping[str, Any] | None) -> Corrected | Refinement | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_nf.checks import runnable, whole
 from pyro_nf.guides import flow_parts
 from pyro_nf.model import read
-from pyro_nf.posterior.corrected import PROPOSALS, Corrected
+from pyro_nf.posterior.corrected import PROPOSALS, Corrected, proposals
 from pyro_nf.posterior.diagnosis import MIN_DRAWS, Diagnosis, diagnose
 from pyro_nf.posterior.draws import Draws
 from pyro_nf.posterior.evidence import log_evidence
@@ -248,14 +248,18 @@ def affordable(posterior: Trained, slow: bool) -> int:
     return MIN_DRAWS if slow else max(MIN_DRAWS, min(DRAWS, posterior._joint.chunk))
 
 
-def corrected(posterior: Trained, n: int) -> Corrected | None:
+def corrected(posterior: Trained, n: int, share: float) -> Corrected | None:
     """Draws of a guide that their weights have corrected, to be kept; None if they cannot.
+
+    Systematic resampling keeps n of m independent draws as good as n independent ones, if m times
+    the effective share is no less than n.
 
     Arguments:
         posterior: The guide, and what it approximates.
         n: How many to keep.
+        share: The effective share of its draws, as some have told.
     """
-    values, log_p, log_q = posterior._draws.weighted(PROPOSALS * count(n))
+    values, log_p, log_q = posterior._draws.weighted(proposals(count(n), share))
     weighed = diagnose(log_p - log_q)
     if not weighed.corrects:
         return None

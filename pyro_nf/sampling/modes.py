@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,11 +146,15 @@ def _distinct(points: Tensor, height: Tensor, gap: Tensor) -> Tensor:
     """
     order = height.argsort(descending=True)
     order = order[height[order] > -math.inf]
+    places = points[order] / gap
+    near = (torch.cdist(places, places) <= 1).cpu().numpy()
+    free = np.ones(len(order), dtype=bool)
     found: list[int] = []
-    while len(order):
-        found.append(int(order[0]))
-        order = order[((points[order] - points[order[0]]) / gap).norm(dim=-1) > 1]
-    return torch.tensor(found, dtype=torch.long, device=points.device)
+    for place in range(len(order)):
+        if free[place]:
+            found.append(place)
+            free &= ~near[place]
+    return order[found]
 
 
 def _climbed(scores: Scores, points: Tensor, middle: Tensor, width: Tensor, few: int) -> Tensor:
