@@ -1,13 +1,42 @@
 """What a graph is made of: operations in order, with nodes in place of tensors."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
 __all__ = ["Node", "Recorded", "leaves", "mapped"]
+
+
+class Traits(NamedTuple):
+    """What is true of all calls of an operation.
+
+    Attributes:
+        mutates: Whether it changes its first argument in place.
+        is_random: Whether it draws random numbers.
+        takes_out: Whether it takes a value out of a tensor.
+        shapes: Whether the shape of what it returns depends on values.
+    """
+
+    mutates: bool
+    is_random: bool
+    takes_out: bool
+    shapes: bool
+
+
+@cache
+def traits(target: Any) -> Traits:
+    """Those of an operation; torch has operations in the hundreds, and looks them up slowly."""
+    tags = getattr(target, "tags", ())
+    return Traits(
+        isinstance(target, OpOverload) and target._schema.is_mutable,
+        torch.Tag.nondeterministic_seeded in tags,
+        torch.Tag.data_dependent_output in tags,
+        torch.Tag.dynamic_output_shape in tags,
+    )
 
 
 class Node:
@@ -19,15 +48,17 @@ class Node:
         args: Its arguments, with nodes in place of tensors.
         kwargs: Its arguments by name.
         number: Its place in the graph, by which its text is known.
+        traits: What is true of all calls of the operation.
         shape: That of its value; empty if it is no tensor.
         varies: Whether its value may be another in another run.
         changed: Whether its memory is written to.
     """
 
-    __slots__ = ("args", "changed", "kwargs", "number", "shape", "target", "varies")
+    __slots__ = ("args", "changed", "kwargs", "number", "shape", "target", "traits", "varies")
 
     def __init__(self, target: Any, args: Any, kwargs: Any, varies: bool) -> None:
         self.target, self.args, self.kwargs, self.varies = target, args, kwargs, varies
+        self.traits = traits(target)
         self.number, self.shape, self.changed = -1, torch.Size(), False
 
     def __repr__(self) -> str:
@@ -36,17 +67,17 @@ class Node:
     @property
     def mutates(self) -> bool:
         """Whether it changes its first argument in place."""
-        return isinstance(self.target, OpOverload) and self.target._schema.is_mutable
+        return self.traits.mutates
 
     @property
     def is_random(self) -> bool:
         """Whether it draws random numbers."""
-        return torch.Tag.nondeterministic_seeded in getattr(self.target, "tags", ())
+        return self.traits.is_random
 
     @property
     def used(self) -> list["Node"]:
         """The nodes among its arguments."""
-        return [part for part in leaves((self.args, self.kwargs)) if isinstance(part, Node)]
+        return [part for part in leaves((self.args, self.kwargs)) if type(part) is Node]
 
 
 class Recorded:
@@ -100,18 +131,18 @@ class Recorded:
 
 def mapped(value: Any, of: Callable[[Node], Any]) -> Any:
     """Arguments with other things in place of their nodes."""
-    if isinstance(value, Node):
+    if type(value) is Node:
         return of(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return type(value)([mapped(part, of) for part in value])
     if isinstance(value, dict):
-        return {name: mapped(part, of) for name, part in value.items()}
+        return {name: mapped(part, of) for name, part in value.items()} if value else value
     return value
 
 
 def leaves(value: Any) -> Iterator[Any]:
     """The arguments of an operation, which nests them in lists at most, one by one."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         for part in value:
             yield from leaves(part)
     elif isinstance(value, dict):

@@ -44,13 +44,13 @@ def record(
     return recorder.finished(result)
 
 
-def _of_the_shape(func: Any, args: Any) -> list[Tensor]:
+def _of_the_shape(node: Node, args: Any) -> list[Tensor]:
     """The tensors on whose values the shape of a result depends, such as a mask by its ones."""
-    if func is torch.ops.aten.index.Tensor:  # tagged for masks, and most often without one
+    if node.target is torch.ops.aten.index.Tensor:  # tagged for masks, and most often without one
         return [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
-    if func is torch.ops.aten.masked_select.default:
+    if node.target is torch.ops.aten.masked_select.default:
         return [args[1]]
-    if torch.Tag.dynamic_output_shape in func.tags:
+    if node.traits.shapes:
         return [part for part in leaves(args) if isinstance(part, Tensor)]
     return []
 
@@ -109,9 +109,9 @@ class _Recorder(TorchDispatchMode):
         written = self._written(args, tensors), self._written(kwargs, tensors)
         node = Node(func, *written, varies=False)
         node.varies = node.is_random or (func not in _OF_SHAPES and any(map(self._varies, tensors)))
-        if node.varies and torch.Tag.data_dependent_output in func.tags:
+        if node.varies and node.traits.takes_out:
             raise UntraceableError(f"{func} takes a value out of a tensor")
-        if any(map(self._varies, _of_the_shape(func, args))):
+        if any(map(self._varies, _of_the_shape(node, args))):
             raise UntraceableError(f"the shape of what {func} returns depends on values")
         result = func(*args, **kwargs)
         self.calls.append(node)
@@ -133,7 +133,7 @@ class _Recorder(TorchDispatchMode):
         if isinstance(value, Tensor):
             tensors.append(value)
             return self._node(value)
-        if isinstance(value, list | tuple):
+        if isinstance(value, (list, tuple)):
             return type(value)([self._written(part, tensors) for part in value])
         if isinstance(value, dict):
             return {name: self._written(part, tensors) for name, part in value.items()}
@@ -142,7 +142,8 @@ class _Recorder(TorchDispatchMode):
 
     def _varies(self, tensor: Tensor) -> bool:
         """Whether its values may be others in another run; those of a view are its base's."""
-        return self._node(tensor).varies or _place(tensor) in self.moving
+        varies = self._node(tensor).varies
+        return varies or (bool(self.moving) and _place(tensor) in self.moving)
 
     def _bind(self, tensor: Tensor, node: Node) -> Node:
         node.shape = tensor.shape

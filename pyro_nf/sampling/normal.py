@@ -21,13 +21,14 @@ LOOKS = 100  # points to look at for one of positive density
 CLIMB = 200  # iterations of L-BFGS towards the mode
 ROUNDS = 80  # iterations of the normal approximation
 HALF = 128  # draws of one, besides D of them, and as many mirrored
-PLAIN = 12  # evaluations of a density until a graph of it pays
+PLAIN = 2  # evaluations of a density until a graph of it pays
 LOOPED = 5000  # draws of all, where each costs a run of the model
 LEAST = 5  # iterations all the same
 BRIEF = 25  # of them, until it is asked whether one that starts elsewhere is far better
 RATE = 0.5  # of the way to where their estimates point
 FLOOR = 1e-2  # smallest curvature at a mode: no direction starts wider than 10
 GOOD = 0.5  # effective share of the draws at which an approximation needs no more work
+FAIR = 0.2  # the same at which none that starts elsewhere is looked for
 MARGIN = 1.2  # by which others are made wider: a normal distribution leaves out heavier tails
 IDLE = 0.02  # nats by which a round must improve the bound, or three rounds are the last
 TRUST = 4.0  # the most by which a round changes a variance, up or down
@@ -57,7 +58,7 @@ def find_coordinates(
     r"""The normal approximation with the best of the evidence lower bounds that two ways lead to.
 
     One starts at the mode, with the curvature there (Laplace), which finds scales that differ by
-    orders of magnitude; the other, unless the first is good, at `start`: it serves where the mode
+    orders of magnitude; the other, unless the first is fair, at `start`: it serves where the mode
     lies in a corner or at infinity, as in a funnel. From there natural-gradient steps fit the
     normal distribution. Those from the mode end early where the others lead far above, by a nat
     a dimension.
@@ -78,15 +79,16 @@ def find_coordinates(
     start = possible(log_density, start)
     most = max(LEAST, LOOPED // (2 * (HALF + len(start)))) if looped else ROUNDS
     found: list[Coordinates] = []
+    rounds: Iterator[Coordinates] = iter(())
     scores = partial(scored, log_density) if looped else soon_traced(log_density, PLAIN)
     mode = climb(scores, start)
     if mode is not None:
         rounds = fit_normal(scores, mode, curvature(log_density, mode), most)
         found += deque(islice(rounds, BRIEF), 1)
-    if not found or found[0].ess < GOOD:
+    if not found or found[0].ess < FAIR:
         tril = scale.diag() if scale.dim() == 1 else scale
         found += deque(fit_normal(scores, start, tril, most), 1)
-    if len(found) == 2 and not found[0].elbo < found[1].elbo - len(start):
+    if not found[0].elbo < found[-1].elbo - len(start):
         found += deque(rounds, 1)
     best = max(found, key=lambda coordinates: coordinates.elbo)
     if best.ess < GOOD:
