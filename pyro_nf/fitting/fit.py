@@ -65,12 +65,13 @@ def fit(
     """Fit a posterior to a model by stochastic variational inference.
 
     A flow guide starts from a normal approximation, for which the normal latents of a hierarchy are
-    freed from the ties to their parents where that makes it better; then Adam runs for a round of
-    200 steps, or `steps`, in which its rate falls to zero. If the importance weights of the guide's
-    draws are nearly equal then, the guide is the posterior. If they are good, draws that they have
-    corrected are kept, as by :meth:`pyro_nf.Posterior.resample`. If not, Markov chains go on from
-    its draws until they are the posterior's, as by :meth:`pyro_nf.Posterior.refine`; where they are
-    slow the guide learns from them, and they go on in its new coordinates.
+    freed from the ties to their parents where that makes it better; then Adam runs for rounds of
+    50, 50 and 100 steps, or `steps`, in each of which its rate falls to zero, until the losses say
+    that importance weights suffice. If those of the guide's draws are nearly equal then, the guide
+    is the posterior. If they are good, draws that they have corrected are kept, as by
+    :meth:`pyro_nf.Posterior.resample`. If not, Markov chains go on from its draws until they are
+    the posterior's, as by :meth:`pyro_nf.Posterior.refine`; where they are slow the guide learns
+    from them, and they go on in its new coordinates.
 
     Where no chains can go on, or shall, up to three rounds follow one another, of 400, 1,600 and
     2,000 steps, and so they do for another guide than a flow, and for a model with parameters of

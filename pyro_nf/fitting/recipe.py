@@ -45,9 +45,9 @@ class Recipe:
     tail: float = 0.2
     # Variance of a log weight, of a guide which is the posterior to one per cent: a round number.
     exact: float = 0.01
-    # The same of a guide whose draws weights correct, of which some 0.7 count then:
+    # The same of a guide whose draws weights correct, of which some 0.8 count then:
     # benchmarks/posteriors.py.
-    correctable: float = 0.2
+    correctable: float = 0.15
     # Nats by which a round must improve on the one before: a round number.
     tolerance: float = 0.01
     # Quantiles by which a loss and its spread are told, the mean and a sigma around it for a normal
@@ -113,7 +113,7 @@ class Recipe:
     # Draws that are kept where weights correct those of the guide: a round number.
     corrected: int = 10_000
     # Whether weights or chains go on: then no pool is filled for the last round, and one that has
-    # won nothing is not the last. Not tuned.
+    # won nothing is not the last: not tuned.
     goes_on: bool = False
     # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
     # number.

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["AVERAGE", "Trial", "choose"]
+__all__ = ["AVERAGE", "Trial", "choose", "unlike"]
 
 AVERAGE = "the average"  # what the name of the iterates' average starts with
 
@@ -29,6 +30,15 @@ class Trial(NamedTuple):
         finite = self.losses[self.losses.isfinite()]
         known = len(finite) > 1 and math.isfinite(self.mean)
         return float(finite.std()) / math.sqrt(len(finite)) if known else math.inf
+
+
+def unlike(ends: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The states without those that are an earlier one again."""
+    found: dict[str, Tensor] = {}
+    for name, end in ends.items():
+        if not any(torch.equal(end, other) for other in found.values()):
+            found[name] = end
+    return found
 
 
 def choose(trials: Mapping[str, Trial], batches: bool) -> str:

@@ -17,7 +17,7 @@ from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.model_parameters import ModelParameters
 from pyro_nf.fitting.prepare import Setup
-from pyro_nf.fitting.result import AVERAGE, Trial, choose
+from pyro_nf.fitting.result import AVERAGE, Trial, choose, unlike
 from pyro_nf.fitting.schedule import OUT_OF_TIME, Schedule, level
 from pyro_nf.fitting.state import State, kept, put_back
 from pyro_nf.model import blame
@@ -131,7 +131,7 @@ class Run:
         idle = self.schedule.is_idle(self.losses)
         rests = not moving and (idle if again else self._is_stationary())
         if rests and not self.parameters.are_held:
-            self._how = "stationary"
+            self._how = "finished" if self.recipe.goes_on else "stationary"
             return False
         if self.schedule.is_cut:
             return False
@@ -247,10 +247,7 @@ class Run:
         data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses  # for all
         if self.feed is not None:
             data = list(islice(self.feed, self.recipe.final_batches))
-        trials: dict[str, Trial] = {}
-        for name, end in ends.items():
-            if not any(torch.equal(end, ends[other]) for other in trials):
-                trials[name] = self._tried(end, data)
+        trials = {name: self._tried(end, data) for name, end in unlike(ends).items()}
         chosen = choose(trials, batches=self.feed is not None)
         self.step.set_parameters(ends[chosen])
         best = trials[chosen]

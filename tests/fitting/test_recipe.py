@@ -33,6 +33,8 @@ def test_the_docstring_of_fit_quotes_the_recipe():
     text = " ".join(fit.__doc__.split())
     *first, last = (f"{steps:,}" for steps in RECIPE.rounds)
     assert f"of {', '.join(first)} and {last} steps" in text
+    *first, last = RECIPE.brief_rounds
+    assert f"rounds of {', '.join(map(str, first))} and {last} steps" in text
     particles = f"by default {RECIPE.particles}, down to {RECIPE.few_particles}"
     assert particles in text
     assert f"more than {RECIPE.cheap:,} numbers" in text

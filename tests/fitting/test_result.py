@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pyro_nf.fitting.result import Trial, choose
+from pyro_nf.fitting.result import Trial, choose, unlike
 
 
 def test_noise_counts_against_a_state():
@@ -28,3 +28,8 @@ def test_a_state_whose_losses_are_mostly_not_finite_is_not_chosen():
     for batches in (False, True):
         scores = {"the average of 9": broken, "the last": sound}
         assert choose(scores, batches) == "the last"
+
+
+def test_a_state_that_comes_again_is_tried_once():
+    ends = {"one": torch.ones(2), "other": torch.tensor([1.0, 2.0]), "again": torch.ones(2)}
+    assert list(unlike(ends)) == ["one", "other"]

@@ -17,6 +17,7 @@ from pyro_nf.posterior.chain_drift import drift as how_far
 from pyro_nf.posterior.diagnosis import diagnose, voted
 from pyro_nf.posterior.finding import Finding
 from pyro_nf.posterior.posterior import Posterior
+from pyro_nf.posterior.trained import corrected
 from pyro_nf.sampling.importance import smooth
 
 X = torch.tensor([[1.0, 0.5], [1.0, -0.3], [1.0, 1.2], [1.0, 0.1]], dtype=torch.float64)
@@ -209,6 +210,20 @@ def test_resampling_corrects_a_biased_guide():
     assert ((kept.mean(0) - loc).abs() / sd).max() < 4 / math.sqrt(8000) + 0.01
     assert ((kept.std(0) / sd).log().abs()).max() < 0.06
     assert torch.cov(kept.T).sub(covariance).abs().max() < 0.1 * covariance.max()
+
+
+def test_corrected_draws_are_as_good_as_independent_ones():
+    """By no more proposals than their weights ask for."""
+    torch.manual_seed(0)
+    loc, covariance, _ = exact()
+    guide = normal_guide(regression, loc, 1.5 * covariance, Y)
+    posterior, n, times = Posterior(regression, guide, Y), 200, 300
+    share = posterior.diagnose(10_000, search=False).ess
+    means = torch.stack(
+        [corrected(posterior, n, share).values["beta"].mean(0) for _ in range(times)]
+    )
+    variance = n * (means - loc).square().mean(0) / covariance.diagonal()
+    assert variance.max() < 1 + 4 * math.sqrt(2 / times)
 
 
 def test_too_few_draws():
