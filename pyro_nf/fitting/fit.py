@@ -198,7 +198,7 @@ def fit(
         posterior = _ended(Posterior(model, setup.guide, *first, **kwargs), run)
         label_by(posterior, *told)
         if refine is not False:
-            posterior = _refined(posterior, run, compile is not False)
+            posterior = _refined(posterior, run, compile)
         return _judged(posterior, run.setup)
 
 
@@ -211,7 +211,7 @@ def _ended(posterior: Posterior, run: Run) -> Posterior:
     return posterior
 
 
-def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
+def _refined(posterior: Posterior, run: Run, compile: Compile) -> Posterior:
     """The posterior with draws that are better than its guide's, where these can be, and can be had
     in the time that is left."""
     before = kept_draws(run.state.refinement)
@@ -234,8 +234,11 @@ def _refined(posterior: Posterior, run: Run, compile: bool) -> Posterior:
         if found is not None or weighed.verdict == "good":
             posterior.diagnosis = judged(weighed, found, posterior.moving)
             return posterior
+        if run.go_on(compile):
+            again = Posterior(posterior.model, posterior.guide, *posterior.args, **posterior.kwargs)
+            return _refined(_ended(again, run), run, compile)
     seconds = None if left == math.inf else left
-    learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe, compile)
+    learn = learner(run.step, run.chain_pool, run.options.lr, run.recipe, compile is not False)
     refined = posterior.refine(seconds=seconds, progress=run.options.progress, learn=learn)
     chains = refined.refinement
     if isinstance(chains, Refinement) and chains.arrived:

@@ -45,9 +45,9 @@ class Recipe:
     tail: float = 0.2
     # Variance of a log weight, of a guide which is the posterior to one per cent: a round number.
     exact: float = 0.01
-    # The same of a guide whose draws weights correct, of which some 0.8 count then:
+    # The same of a guide whose draws weights correct, of which some 0.7 count then:
     # benchmarks/posteriors.py.
-    correctable: float = 0.15
+    correctable: float = 0.2
     # Nats by which a round must improve on the one before: a round number.
     tolerance: float = 0.01
     # Quantiles by which a loss and its spread are told, the mean and a sigma around it for a normal

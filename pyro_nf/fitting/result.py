@@ -1,13 +1,17 @@
 """Which of the states on a run's way is its result."""
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["AVERAGE", "Trial", "choose", "unlike"]
+from pyro_nf.fitting.chain_pool import ChainPool
+from pyro_nf.fitting.step import Step
+from pyro_nf.randomness import kept_random_state
+
+__all__ = ["AVERAGE", "Trial", "choose", "tried", "unlike"]
 
 AVERAGE = "the average"  # what the name of the iterates' average starts with
 
@@ -39,6 +43,17 @@ def unlike(ends: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not any(torch.equal(end, other) for other in found.values()):
             found[name] = end
     return found
+
+
+def tried(step: Step, end: Tensor, data: Sequence[Sequence[Any]], pool: ChainPool | None) -> Trial:
+    """The losses of parameters on some data, and what else there is to learn."""
+    step.set_parameters(end)
+    losses = []
+    with kept_random_state():
+        for args in data:
+            step.feed(args, step.data[1])
+            losses.append(step(0.0).to(end))
+    return Trial(torch.stack(losses), 0.0 if pool is None else pool.loss())
 
 
 def choose(trials: Mapping[str, Trial], batches: bool) -> str:

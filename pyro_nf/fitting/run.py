@@ -17,11 +17,10 @@ from pyro_nf.fitting.checkpoint import Checkpoint
 from pyro_nf.fitting.fit_error import FitError
 from pyro_nf.fitting.model_parameters import ModelParameters
 from pyro_nf.fitting.prepare import Setup
-from pyro_nf.fitting.result import AVERAGE, Trial, choose, unlike
+from pyro_nf.fitting.result import AVERAGE, Trial, choose, tried, unlike
 from pyro_nf.fitting.schedule import OUT_OF_TIME, Schedule, level
 from pyro_nf.fitting.state import State, kept, put_back
 from pyro_nf.model import blame
-from pyro_nf.randomness import kept_random_state
 
 __all__ = ["Run"]
 
@@ -117,6 +116,16 @@ class Run:
             except KeyboardInterrupt:
                 self._how = "interrupted"
         self._finish(self._how)
+
+    def go_on(self, compile: when_to_compile.Compile) -> bool:
+        """Run another round, if there is one, where weights that seemed to suffice do not."""
+        if not (self.recipe.goes_on and self.state.finished) or self.schedule.is_last:
+            return False
+        self.state.finished = False
+        self.schedule.advance(to_last=False)
+        self._forget()
+        self.go(compile)
+        return True
 
     def _begin_round(self) -> bool:
         """Begin the next round from the average of this one, if it has left anything to win."""
@@ -247,7 +256,9 @@ class Run:
         data: list[Sequence[Any]] = [self.step.data[0]] * self.recipe.final_losses  # for all
         if self.feed is not None:
             data = list(islice(self.feed, self.recipe.final_batches))
-        trials = {name: self._tried(end, data) for name, end in unlike(ends).items()}
+        trials = {
+            name: tried(self.step, end, data, self.chain_pool) for name, end in unlike(ends).items()
+        }
         chosen = choose(trials, batches=self.feed is not None)
         self.step.set_parameters(ends[chosen])
         best = trials[chosen]
@@ -256,17 +267,6 @@ class Run:
         state.message = "; ".join([end, *self._words(chosen, best), *told])
         state.finished = how not in ("interrupted", OUT_OF_TIME)
         self.save()
-
-    def _tried(self, end: Tensor, data: Sequence[Sequence[Any]]) -> Trial:
-        """The losses of parameters on some data, and what else there is to learn."""
-        self.step.set_parameters(end)
-        losses = []
-        with kept_random_state():
-            for args in data:
-                self.step.feed(args, self.step.data[1])
-                losses.append(self.step(0.0))
-        rest = 0.0 if self.chain_pool is None else self.chain_pool.loss()
-        return Trial(torch.stack([loss.to(self.state.sum) for loss in losses]), rest)
 
     def _words(self, chosen: str, trial: Trial) -> list[str]:
         """The end of the message: what was chosen, and what happened on the way."""
