@@ -251,9 +251,6 @@ def affordable(posterior: Trained, slow: bool) -> int:
 def corrected(posterior: Trained, n: int, share: float) -> Corrected | None:
     """Draws of a guide that their weights have corrected, to be kept; None if they cannot.
 
-    Systematic resampling keeps n of m independent draws as good as n independent ones, if m times
-    the effective share is no less than n.
-
     Arguments:
         posterior: The guide, and what it approximates.
         n: How many to keep.
