@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from pyro_nf.engines.backends import quick
 from pyro_nf.engines.graph import tidy
 from pyro_nf.engines.record import record
+from pyro_nf.randomness import kept_random_state
 
 __all__ = ["FailuresAreNaN", "NothingLeavesTheGraph", "enumerated_sum", "traced"]
 
@@ -86,7 +87,9 @@ def traced(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
         example: A value of its argument, of the shape that all others have.
     """
     try:
-        with pyro.validation_enabled(False), NothingLeavesTheGraph():
+        # Making an engine runs it, and one that is kept already is not made: a random number that
+        # is drawn for nothing, as by the plate of a batch, must not tell the two apart.
+        with kept_random_state(), pyro.validation_enabled(False), NothingLeavesTheGraph():
             graph = tidy(record(function, [example]))
             engine = quick(graph, [example])
             other = 0.9 * example
