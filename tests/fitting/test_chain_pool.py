@@ -111,7 +111,7 @@ def test_a_pool_stays_empty_where_no_point_is_possible():
 
 
 def test_a_fit_goes_on_without_a_pool_that_its_step_refuses(monkeypatch, change):
-    change(rounds=(100, 200, 300))
+    change(rounds=(100, 200, 300), exact=0.0)
     monkeypatch.setattr(Step, "use_objective", lambda self, objective: False)
     posterior = fit(flat(2, bent), seed=0, progress=False, refine=False)
     assert posterior.message.startswith("finished after 600 steps")
