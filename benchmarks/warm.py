@@ -1,6 +1,7 @@
 """What does a second fit cost? The same model, again and on a bootstrap of its data.
 
-    OMP_NUM_THREADS=1 python benchmarks/warm.py [FOLDER] [NAME ...] [--refine] [--compile auto full]
+    OMP_NUM_THREADS=1 python benchmarks/warm.py [FOLDER] [NAME ...] [--refine | --no-refine]
+        [--compile auto full]
 
 FOLDER holds posteriors with `load.py` (`load_data(name)`, and `models` with a function of the data
 for each name); without one there are eight schools alone. Cold is the first fit, in a process of
@@ -79,7 +80,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--refine", action="store_true")
+    parser.add_argument("--refine", action=argparse.BooleanOptionalAction)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--compile", nargs="+", default=["auto", "full"])
     asked = parser.parse_args()
