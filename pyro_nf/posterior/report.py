@@ -23,7 +23,7 @@ from pyro_nf.posterior.refinement import Refinement
 
 __all__ = ["page"]
 
-WORST, PANELS = 5, 25  # numbers whose pairs, and whose marginals, are shown
+WORST, PANELS = 5, 24  # numbers whose pairs, and whose marginals, are shown
 REPLICATIONS, MOST = 200, 2 * 10**7  # of the data, and numbers in all of them
 Weighted = tuple[dict[str, Tensor], Tensor]  # draws of the guide, and their log weights
 STYLE = """
@@ -136,6 +136,8 @@ def _pictures(posterior: Any, n: int, weighted: Weighted | None) -> Iterator[str
         guide = {} if posterior.refinement is None else values
     shown = {name: columns[name] for name in columns if name in order[:PANELS]}
     words = f"Marginals of {len(shown)} of {len(columns)} numbers"
+    if weighted is not None and len(shown) < len(columns):
+        words += ", those that importance weights would move most"
     beneath = {name: guide[name] for name in shown if name in guide}
     yield _section("Densities", _figure(pictures.marginals, words, shown, beneath))
     worst = {name: columns[name] for name in order[:WORST]}

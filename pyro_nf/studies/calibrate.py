@@ -60,7 +60,8 @@ def calibrate(
     that anyone has seen.
 
     A fit that fails is counted; what it would have said is missing from the ranks, so that they are
-    not uniform where many fail.
+    not uniform where many fail. Ctrl-C ends it, and what there is is returned, if it is of 20
+    simulations or more.
 
     Arguments:
         model: A Pyro model without parameters of its own.
@@ -119,6 +120,10 @@ def calibrate(
                 except FAILURES as error:
                     failed.append(f"{type(error).__name__}: {error}")
                     last = error
+                except KeyboardInterrupt:
+                    if len(ranks) < FEWEST:
+                        raise
+                    break
             bar.update()
     if not ranks:
         raise last
@@ -134,7 +139,10 @@ def calibrate(
 def _ranks(simulation: Simulation, index: int, fit: Fit) -> Values:
     """The ranks of one simulation's true values among the draws of a fit to its data."""
     true, data = simulation(index)
-    draws = fit(simulation.model_of(data), *simulation.args, **simulation.kwargs).draws(DRAWS)
+    fitted = fit(simulation.model_of(data), *simulation.args, **simulation.kwargs)
+    if getattr(fitted, "ended", "").startswith("interrupted"):  # by Ctrl-C, which fit has caught
+        raise KeyboardInterrupt
+    draws = fitted.draws(DRAWS)
     true = {name: value for name, value in true.items() if name in draws}
     ranks = {name: _rank(value, draws[name]) for name, value in true.items()}
     both = {name: torch.cat([true[name].unsqueeze(0), draws[name]]) for name in true}

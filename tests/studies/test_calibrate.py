@@ -129,6 +129,29 @@ def test_where_all_fail_the_error_flies():
         of_means(never, simulations=20)
 
 
+class Interrupted(Exact):
+    ended = "interrupted after 3 steps"
+
+
+@pytest.mark.parametrize("count", [5, 30])
+@pytest.mark.parametrize("caught", [False, True])
+def test_ctrl_c_ends_it_with_what_there_is(count, caught):
+    calls = iter(range(1000))
+
+    def fit(model, x):
+        if next(calls) < count:
+            return Exact(model, x)
+        if caught:  # by the fit, which returns what it has reached
+            return Interrupted(model, x)
+        raise KeyboardInterrupt
+
+    if count < 20:
+        with pytest.raises(KeyboardInterrupt):
+            of_means(fit)
+    else:
+        assert of_means(fit).ranks["mean"].shape == (count, GROUPS)
+
+
 def test_warnings_of_fits_are_kept():
     import warnings
 
