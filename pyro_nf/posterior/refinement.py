@@ -134,7 +134,8 @@ def refined(
         joint: Model and guide.
         n: The number of draws, at least.
         limit: The number of transitions of a chain, at most; a first few are made all the same.
-        seconds: The time that this may take, but for these.
+        seconds: The time that this may take, but for these. After half of it nothing new begins,
+            since a phase takes as long as all before it, and the way to the posterior is cut short.
         progress: Whether to show a bar.
         learn: What trains the guide on draws u of chains that mix slowly, if anything does, and
             says whether it has. Then they go on in its new coordinates.
@@ -143,6 +144,10 @@ def refined(
         None where Ctrl-C came before there was anything.
     """
     begun, done, turns, last = time.monotonic(), 0, 0, None
+
+    def is_late() -> bool:
+        return 2 * (time.monotonic() - begun) > seconds
+
     way: Bridged | None = None
     guide = refinable(joint.guide)
     with joint.scope():
@@ -152,7 +157,7 @@ def refined(
     with tqdm(desc="refining", disable=not progress, leave=False) as bar:
         try:
             with joint.scope():
-                first, way = _way(target, guide, joint, chains)
+                first, way = _way(target, guide, joint, chains, is_late)
                 flow = base_flow(guide, joint.args, joint.kwargs)
                 run = phases(target, flow, first, math.ceil(n / chains))
             while True:
@@ -160,9 +165,7 @@ def refined(
                     last = next(run)
                 bar.set_postfix_str(f"R-hat {_worst(last):.3f}", refresh=False)
                 bar.update(done + last.transitions - bar.n)
-                # The next phase takes as long as all before it.
-                late = 2 * (time.monotonic() - begun) > seconds
-                if last.has_arrived or done + 2 * last.transitions > limit or late:
+                if last.has_arrived or done + 2 * last.transitions > limit or is_late():
                     break
                 if learn is None or turns == TURNS or last.transitions < TURN or not last.is_slow:
                     continue
@@ -172,9 +175,9 @@ def refined(
                         run = _again(target, guide, joint, n, last)
                 else:
                     learn = None
-            if turns:
+            if turns and not is_late():
                 with joint.scope():  # of a better guide, whose way is shorter
-                    _, way = _way(target, guide, joint, chains)
+                    _, way = _way(target, guide, joint, chains, is_late)
         except KeyboardInterrupt:
             pass
     if last is None or way is None:
@@ -198,14 +201,14 @@ def _target(joint: Joint, guide: AutoContinuous) -> Target:
 
 
 def _way(
-    target: Target, guide: AutoContinuous, joint: Joint, chains: int
+    target: Target, guide: AutoContinuous, joint: Joint, chains: int, is_late: Callable[[], bool]
 ) -> tuple[Tensor, Bridged]:
     """Where so many chains start, with shape ``(superchains, each, D)``; the way there."""
     flow, base = base_flow(guide, joint.args, joint.kwargs), guide.get_base_dist()
     z = base.sample(torch.Size([CHOICE * SUPERCHAINS]))
     log_p = torch.cat([through(flow, target)(part) for part in z.split(chains)])
     log_weights = log_p - base.log_prob(z)
-    way = across(target, flow, z, log_weights, chains)
+    way = across(target, flow, z, log_weights, chains, is_late)
     first = starts(z, log_weights, way).unsqueeze(1)
     return first.expand(-1, chains // SUPERCHAINS, -1), way
 

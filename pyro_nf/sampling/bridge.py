@@ -1,6 +1,7 @@
 """From draws of a guide to those of a posterior by way of all between, and its evidence."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +44,17 @@ class Bridged:
         return log_mean(_log_means(self.log_weights))
 
 
+def _never() -> bool:
+    return False
+
+
 def across(
-    log_density: LogDensity, flow: Flow, z: Tensor, log_weights: Tensor, together: int
+    log_density: LogDensity,
+    flow: Flow,
+    z: Tensor,
+    log_weights: Tensor,
+    together: int,
+    is_late: Callable[[], bool] = _never,
 ) -> Bridged:
     """From draws of a guide to a posterior, in as many steps as it takes, most often in one.
 
@@ -57,6 +67,7 @@ def across(
         z: Draws of the guide, with shape ``(n, D)``.
         log_weights: As an importance sample of the posterior, with shape ``(n,)``.
         together: How many go together.
+        is_late: Whether it is time to end, as for :func:`bridged`. No more particles are sent then.
     """
     islands = ISLANDS, -1
     gain = _possible(log_weights).view(islands)
@@ -64,9 +75,9 @@ def across(
     if _share(torch.zeros_like(gain), gain, 1.0) >= ALIKE:
         return found
     chains = Chains(log_density, flow, z[:together], jumps=True)
-    found = bridged(chains)
+    found = bridged(chains, is_late=is_late)
     for _ in range(1, TURNS):
-        if found.log_evidence[1] < ACCURATE:
+        if found.log_evidence[1] < ACCURATE or is_late():
             break
         chains.start(torch.randn_like(chains.z))
         more = bridged(chains, found.steps)
@@ -75,7 +86,9 @@ def across(
     return found
 
 
-def bridged(chains: Chains, steps: tuple[float, ...] = ()) -> Bridged:
+def bridged(
+    chains: Chains, steps: tuple[float, ...] = (), is_late: Callable[[], bool] = _never
+) -> Bridged:
     r"""Annealed importance sampling along the bridge between a guide and a posterior.
 
     Particles begin as draws of the guide, at :math:`b_0 = 0`. With the importance weight w of a
@@ -97,6 +110,7 @@ def bridged(chains: Chains, steps: tuple[float, ...] = ()) -> Bridged:
         chains: Chains at draws of the guide, in islands; they move.
         steps: The inverse temperatures, if they are known. Then the mean weight is unbiased,
             however few the particles are.
+        is_late: Whether it is time to end: the next step that is to be found is the last then.
     """
     log_weights = torch.zeros_like(chains.value).double().view(ISLANDS, -1)
     b, taken = 0.0, list[float]()
@@ -105,7 +119,8 @@ def bridged(chains: Chains, steps: tuple[float, ...] = ()) -> Bridged:
         if steps:
             new = steps[len(taken)]
         else:
-            new = 1.0 if len(taken) == MOST - 1 else _next(log_weights, gain, b)
+            ends = len(taken) == MOST - 1 or is_late()
+            new = 1.0 if ends else _next(log_weights, gain, b)
         log_weights, b = log_weights + (new - b) * gain, new
         taken.append(b)
         if b < 1:

@@ -231,9 +231,10 @@ def test_time_that_is_left_is_a_limit_for_the_chains(monkeypatch):
     posterior = quickly(steps=10, refine=False)
     monkeypatch.setattr(module.Phase, "has_arrived", False)
     with pytest.warns(UserWarning, match="not yet refined by 1024 chains of 128"):
-        posterior.refine(transitions=200, seed=0, progress=False)
+        whole = posterior.refine(transitions=200, seed=0, progress=False)
     with pytest.warns(UserWarning, match="not yet refined by 1024 chains of 32"):
-        posterior.refine(transitions=200, seconds=1e-9, seed=0, progress=False)
+        short = posterior.refine(transitions=200, seconds=1e-9, seed=0, progress=False)
+    assert short.refinement.temperatures == 1 < whole.refinement.temperatures
 
 
 def test_what_cannot_be_refined_is_refused_before_a_step():

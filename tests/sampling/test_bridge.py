@@ -77,6 +77,31 @@ def test_what_cannot_be_computed_weighs_nothing(broken):
     assert abs(log_evidence - math.log(math.sqrt(math.pi / 2) / 2)) < 3 * error
 
 
+@pytest.mark.parametrize("asked", [0, 2])
+def test_where_it_is_late_the_next_step_is_the_last_and_the_evidence_is_still_unbiased(asked):
+    """A normal density of a third of the width, to which there are more than three steps."""
+
+    def third(u):
+        return normal(3 * u) + 5
+
+    torch.manual_seed(0)
+    z = torch.randn(8192, 1, dtype=DOUBLE)
+    weights = third(z) - normal(z)
+    torch.manual_seed(1)
+    whole = across(third, identity(1), z, weights, 1024)
+    torch.manual_seed(1)
+    late = iter([False] * asked + [True] * 9)
+    found = across(third, identity(1), z, weights, 1024, lambda: next(late))
+    assert len(whole.steps) > 3
+    assert len(found.steps) == asked + 1
+    assert found.steps[:-1] == pytest.approx(whole.steps[:asked])
+    assert found.steps[-1] == 1
+    assert found.z.shape[:2].numel() == 1024  # no more are sent
+    log_evidence, error = found.log_evidence
+    assert error < 0.1
+    assert abs(log_evidence - 5 + math.log(3)) < 3 * error
+
+
 def test_without_a_possible_draw_there_is_no_evidence():
     torch.manual_seed(0)
     z = torch.randn(2048, 1, dtype=DOUBLE)
