@@ -7,12 +7,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pyro_nf.fitting.options import Options
 from pyro_nf.fitting.prepare import Setup
 from pyro_nf.fitting.recipe import Recipe
 from pyro_nf.fitting.schedule import falling
 from pyro_nf.fitting.state import State
 from pyro_nf.fitting.step import Step
-from pyro_nf.randomness import kept_random_state
+from pyro_nf.randomness import seeded
 
 __all__ = ["bridge"]
 
@@ -20,7 +21,8 @@ __all__ = ["bridge"]
 def bridge(setup: Setup, state: State, compile: bool) -> bool:
     """Train the numbers of a guide's leapfrog steps, and at a smaller rate its flow, by its bound.
 
-    Where the bound is no better for it, all is as it was.
+    It is done in rounds, until one has left nothing to win; one that has made the bound no better
+    is undone.
 
     Arguments:
         setup: What was run.
@@ -39,28 +41,39 @@ def bridge(setup: Setup, state: State, compile: bool) -> bool:
     if not step.use_objective(setup.later):
         step.compile("eager")
         step.use_objective(setup.later)
-    before, begin = _losses(step, recipe), step.parameters()
-    count = min(recipe.turn, len(state.losses))
-    step.adam.reset()
+    losses, count = _losses(step, recipe), min(recipe.turn, len(state.losses))
     with _rates(step, recipe), options.deadline.or_interrupt():
-        for index in range(count):
-            state.losses.append(float(step(options.lr * falling(index, count))))
-            if options.deadline.is_over:
+        for _ in range(1 if options.steps else recipe.repeats):
+            begin, before = step.parameters(), float(losses.mean())
+            state.losses += _round(step, options, count)
+            losses = _losses(step, recipe)
+            if not float(losses.mean()) < before:
+                step.set_parameters(begin)
+                losses = _losses(step, recipe)
                 break
-    after = _losses(step, recipe)
-    if not float(after.mean()) < float(before.mean()):
-        step.set_parameters(begin)
-        after = before
-    error = float(after.std()) / math.sqrt(len(after))
-    state.message += f"; with leapfrog steps ELBO {-float(after.mean()):.2f} ± {error:.2f}"
+            if options.deadline.is_over or float(losses.mean()) > before - recipe.tolerance:
+                break
+    error = float(losses.std()) / math.sqrt(len(losses))
+    state.message += f"; with leapfrog steps ELBO {-float(losses.mean()):.2f} ± {error:.2f}"
     state.bridged = True
     step.use_objective(alone)
     return True
 
 
+def _round(step: Step, options: Options, count: int) -> list[float]:
+    """The losses of some steps at a falling rate, or of as many as there is time for."""
+    losses = []
+    step.adam.reset()
+    for index in range(count):
+        losses.append(float(step(options.lr * falling(index, count))))
+        if options.deadline.is_over:
+            break
+    return losses
+
+
 def _losses(step: Step, recipe: Recipe) -> Tensor:
-    """Some losses, without a change; infinite where a path has none."""
-    with kept_random_state():
+    """Losses of the same draws each time, without a change; infinite where a path has none."""
+    with seeded(recipe.comparison_seed):
         losses = torch.stack([step(0.0) for _ in range(recipe.final_losses)])
     return losses.nan_to_num(math.inf)
 

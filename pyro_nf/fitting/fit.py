@@ -87,8 +87,8 @@ def fit(
     fit, the guide is trained on draws of these alone.
 
     A guide of leapfrog steps, ``AutoFlowGuide(model, hamiltonian=K)``, is trained as if it had
-    none; then, for as many steps of Adam but 200 at most, these are, and the flow beside them at a
-    tenth of the rate.
+    none; then these are, and the flow beside them at a tenth of the rate, in up to 4 rounds of 200
+    steps of Adam while the bound rises, or one of no more than `steps`.
 
     Discrete latents that can be enumerated are summed out, also where a guide that is given lacks
     them; the posterior's draws have them, given the others.

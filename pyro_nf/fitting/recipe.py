@@ -67,7 +67,8 @@ class Recipe:
     sure: float = 3.0
     # Share of the longest way in a round's second half that one at rest may go: a round number.
     strides: float = 0.5
-    # Times that the last round begins again while they move: a round number.
+    # Times that the last round begins again while they move, and rounds of leapfrog steps: a round
+    # number.
     repeats: int = 4
     # Nats of the evidence by which they may be below its summit, where another guide has trained
     # them: a round number.
@@ -118,8 +119,8 @@ class Recipe:
     # Steps by which the guide learns from chains that refine a posterior, and mix slowly: a round
     # number.
     turn: int = 200
-    # Times the rate of a guide's leapfrog steps, that of its flow while both are trained, for as
-    # many steps: a round number.
+    # Times the rate of a guide's leapfrog steps, that of its flow while both are trained, in rounds
+    # of as many steps: a round number.
     beside_steps: float = 0.1
 
     # ---------------------------------------------------------------- a run
@@ -165,7 +166,7 @@ class Recipe:
     most_parameters: int = 300_000
     # Comparisons of a traced with an eager step, until one is finite: a round number.
     comparisons: int = 10
-    # Seed of the comparison alone, whose random state is then forgotten: any number.
+    # Seed of comparisons alone, whose random state is then forgotten: any number.
     comparison_seed: int = 20_151_123
 
     @property
