@@ -8,7 +8,13 @@ Targets, in the form in which they were published:
 - `seeds`: a logistic regression with an effect for each of 21 plates (Crowder, 1978), in log tau;
 - `funnel`: v ~ N(0, 3) and nine x ~ N(0, exp(v / 2)), of log evidence 0;
 - `sonar`: a logistic regression of 61 weights w ~ N(0, 1) on standardised columns and a one; FOLDER
-  has its data, by `load_data` of its `load.py`.
+  has its data, by `load_data` of its `load.py`;
+
+and two shapes in the plane, which no bijection of few planes makes of a normal distribution:
+
+- `ring`: exp(-8 (|u| - 2)^2), of log evidence 2.06;
+- `modes`: two normal distributions of variance 1/2 around (1.5, 1.5) and its opposite, the first of
+  a share of 0.62, of log evidence 1.62.
 
 Each guide is trained by `fit(..., refine=False)`, whose warm start makes of `diag` a normal
 distribution with all its correlations, freed from ties to parents; with `--cold` there is no warm
@@ -105,7 +111,28 @@ def sonar(folder):
     return model
 
 
-TARGETS = {"seeds": seeds, "funnel": funnel, "sonar": sonar}
+def shape(log_density):
+    def model():
+        flat = dist.ImproperUniform(dist.constraints.real_vector, (), (2,))
+        u = pyro.sample("u", flat)
+        pyro.factor("shape", log_density(u))
+
+    return model
+
+
+def ring(_):
+    return shape(lambda u: -8 * (u.square().sum(-1).sqrt() - 2).square())
+
+
+def modes(_):
+    def log_density(u):
+        first, second = ((u - middle).square().sum(-1) for middle in (1.5, -1.5))
+        return torch.logaddexp(-first, -second - 0.5)
+
+    return shape(log_density)
+
+
+TARGETS = {"seeds": seeds, "funnel": funnel, "sonar": sonar, "ring": ring, "modes": modes}
 
 
 def row(name, model, flow, steps, more, seed, cold=False):

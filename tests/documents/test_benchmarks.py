@@ -81,7 +81,7 @@ def test_comparison(capsys):
     assert capsys.readouterr().out.startswith("| 0 | line |")
 
 
-@pytest.mark.parametrize(("name", "log_z"), [("seeds", -73.40), ("funnel", 0.0)])
+@pytest.mark.parametrize(("name", "log_z"), [("seeds", -73.40), ("funnel", 0.0), ("modes", 1.62)])
 def test_bridges(monkeypatch, name, log_z):
     import bridges
 
