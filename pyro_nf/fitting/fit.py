@@ -226,7 +226,7 @@ def _refined(posterior: Posterior, run: Run, compile: Compile) -> Posterior:
     if run.options.refine is None:
         weighed = diagnose(posterior.log_weights(DRAWS))
         # Many draws tell of rarer ones among them; where these are wild, chains go on.
-        wanted = weighed.corrects and weighed.verdict != "good"
+        wanted = weighed.corrects and weighed.ess < run.recipe.equal
         found = corrected(posterior, run.recipe.corrected, weighed.ess) if wanted else None
         if found is not None:
             run.save(found.content())
