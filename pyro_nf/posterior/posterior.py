@@ -80,9 +80,10 @@ class Posterior(Trained):
         to 50 dimensions, for models that can be vectorized. In many dimensions they vary though
         each marginal is right, so where they are unequal but could correct the draws, short Markov
         chains start from these, in the coordinates of a guide that packs its latents into one
-        vector: if they change no mean and no width, it is good. Refined draws are good where their
-        chains have arrived, and have been at all summits that the search finds; those that weights
-        have corrected are where these are still of use.
+        vector: if they change no mean and no width, and its divergence is within 0.01 nats a
+        dimension, it is good. Refined draws are good where their chains have arrived, and have been
+        at all summits that the search finds; those that weights have corrected are where these are
+        still of use.
 
         Arguments:
             n: The number of draws to judge from.
