@@ -37,7 +37,7 @@ def test_the_default_call_is_right_on_both():
         # The references are 2,000 draws: 0.08 is what the worst of ten means may be off by chance.
         assert float(row["mean"]) < 0.08
         assert float(row["log sd"]) < 0.08
-        assert float(row["ESS"]) > 0.95
+        assert float(row["ESS"]) > 0.5  # of a guide whose draws weights can correct
         # k-hat is noise where the weights agree to a thousandth: 0.3 to 0.9 in thirteen fits of
         # kilpisjarvi. Above 0.7 the verdict is "usable".
         same = float(row["ESS"]) > 0.999
