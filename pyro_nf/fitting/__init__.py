@@ -46,9 +46,9 @@ of draws is filled only where two decays have left the weights unequal.
 
 **Short rounds, and then weights or chains.** After 200 steps a flow is as near as after 400 for
 chains in its coordinates, which come to the posterior itself (`benchmarks/refine.py`), and most
-posteriors of ten dimensions need 50 or 100 until weights can correct its draws. So there are rounds
-of 50, 50 and 100 where weights or chains go on. They are over where the losses of one spread as
-little as those of weights that suffice; whether these do, many draws say then.
+posteriors of ten dimensions need 50 until weights can correct its draws. So there are rounds of 50
+and 200 where weights or chains go on. The first is the last where its losses spread as little as
+those of weights that suffice; whether these do, many draws say then.
 """
 
 from pyro_nf.fitting.fit import fit as fit

@@ -66,7 +66,7 @@ def fit(
 
     A flow guide starts from a normal approximation, for which the normal latents of a hierarchy are
     freed from the ties to their parents where that makes it better; then Adam runs for rounds of
-    50, 50 and 100 steps, or `steps`, in each of which its rate falls to zero, until the losses say
+    50 and 200 steps, or `steps`, in each of which its rate falls to zero, until the losses say
     that importance weights suffice. If those of the guide's draws are nearly equal then, the guide
     is the posterior. If they are good, draws that they have corrected are kept, as by
     :meth:`pyro_nf.Posterior.resample`. If not, Markov chains go on from its draws until they are

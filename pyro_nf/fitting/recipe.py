@@ -38,9 +38,10 @@ class Recipe:
     # Steps of a run that ends by itself. Nearly normal posteriors need no more than the first; in
     # the last, draws of the posterior may take part: round numbers.
     rounds: tuple[int, ...] = (400, 1_600, 2_000)
-    # The same before weights or chains go on. All together are as near as 400 for chains:
+    # The same before weights or chains go on. The last is as near as one of 400 for chains:
     # benchmarks/refine.py; after the first weights suffice for most of benchmarks/posteriors.py.
-    brief_rounds: tuple[int, ...] = (50, 50, 100)
+    # After 50, 50 and 100, chains of radon_hierarchical took 320 transitions in place of 80.
+    brief_rounds: tuple[int, ...] = (50, 200)
     # Share of a round, its last, over which the parameters are averaged: a round number.
     tail: float = 0.2
     # Variance of a log weight, of a guide which is the posterior to one per cent: a round number.

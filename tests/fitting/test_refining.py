@@ -76,7 +76,7 @@ def test_by_default_it_is_refined_where_its_weights_are_not_nearly_equal():
     posterior = quickly(refine=None)
     mean, sd = truth()
     assert abs(float(posterior.draws(10_000)["v"].mean()) - mean) / sd < 0.1
-    assert len(posterior.losses) == 200
+    assert len(posterior.losses) == sum(RECIPE.brief_rounds)
     assert posterior.refinement.arrived
 
     def normal():
