@@ -62,13 +62,13 @@ def bridge(setup: Setup, state: State, compile: bool) -> bool:
 
 def _round(step: Step, options: Options, count: int) -> list[float]:
     """The losses of some steps at a falling rate, or of as many as there is time for."""
-    losses = []
+    losses = list[Tensor]()
     step.adam.reset()
     for index in range(count):
-        losses.append(float(step(options.lr * falling(index, count))))
+        losses.append(step(options.lr * falling(index, count)))
         if options.deadline.is_over:
             break
-    return losses
+    return torch.stack(losses).tolist()
 
 
 def _losses(step: Step, recipe: Recipe) -> Tensor:

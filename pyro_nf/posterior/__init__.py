@@ -48,6 +48,7 @@ from pyro_nf.posterior.finding import still as still
 from pyro_nf.posterior.joint import chunk_size as chunk_size
 from pyro_nf.posterior.judging import judged as judged
 from pyro_nf.posterior.labels import components as components
+from pyro_nf.posterior.layout import data_frame as data_frame
 from pyro_nf.posterior.layout import html_table as html_table
 from pyro_nf.posterior.layout import text_table as text_table
 from pyro_nf.posterior.posterior import Posterior as Posterior

@@ -1,9 +1,20 @@
-"""Tables of cells that are written already, for a terminal and for a notebook."""
+"""Tables for a terminal, for a notebook, and as data frames."""
 
 from collections.abc import Sequence
 from html import escape
+from importlib import import_module
+from typing import Any
 
-__all__ = ["html_table", "text_table"]
+__all__ = ["data_frame", "html_table", "text_table"]
+
+
+def data_frame(values: Any, rows: Sequence[str], columns: Sequence[str] | None = None) -> Any:
+    """A ``pandas.DataFrame``, or what to install for one."""
+    try:
+        pandas: Any = import_module("pandas")
+    except ImportError as error:
+        raise ImportError("a data frame needs pandas: pip install pandas") from error
+    return pandas.DataFrame(values, list(rows), columns and list(columns))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_nf.posterior.labels import Labels
-from pyro_nf.posterior.layout import html_table, text_table
+from pyro_nf.posterior.layout import data_frame, html_table, text_table
 
 __all__ = ["LEVELS", "Columns", "Summary", "chosen", "narrowest", "summarize"]
 
@@ -74,11 +73,7 @@ class Summary:
 
     def to_pandas(self) -> Any:
         """The table as a ``pandas.DataFrame``."""
-        try:
-            pandas: Any = import_module("pandas")
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.values.numpy(), list(self.rows), list(self.columns))
+        return data_frame(self.values.numpy(), self.rows, self.columns)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 
-from pyro_nf.posterior import Diagnosis, Posterior, html_table, text_table
+from pyro_nf.posterior import Diagnosis, Posterior, data_frame, html_table, text_table
 from pyro_nf.studies.loo import Loo, error_of_sum, loo
 
 __all__ = ["Comparison", "compare"]
@@ -112,11 +111,7 @@ class Comparison:
 
     def to_pandas(self) -> Any:
         """The table as a ``pandas.DataFrame``."""
-        try:
-            pandas: Any = import_module("pandas")
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.columns, list(self.verdicts))
+        return data_frame(self.columns, list(self.verdicts))
 
 
 def compare(posteriors: Mapping[str, Posterior], n: int = 1000) -> Comparison:
